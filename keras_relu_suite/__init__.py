@@ -1,0 +1,52 @@
+"""keras_relu_suite: train, watch, export and verify networks of the ReLU family.
+
+    import keras, keras_relu_suite as krs
+    model.fit(x, y, callbacks=[krs.callbacks.DeadNeuronMonitor()])
+    krs.export(model, "model.tflite", mode="int8", calibration=x[:200])
+    check = krs.verify("model.tflite", model=model, data=x[:200])
+    assert check, check.summary()
+
+The layers are imported at once, so that files saved with them load after `import keras_relu_suite`; everything else
+is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+if Path(sys.argv[0]).stem in ("krs", "keras-relu-suite") or (
+    sys.argv[0] == "-m" and "keras_relu_suite" in sys.orig_argv
+):
+    # The command line's stderr belongs to its user, and TensorFlow writes there while it is being imported, which is
+    # below and before cli.py has a say. A library must not do this for a program that merely imports it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+from keras_relu_suite import layers  # noqa: E402  (the lines above must come first)
+from keras_relu_suite._version import __version__  # noqa: E402
+
+_LAZY = {
+    "callbacks": "keras_relu_suite.callbacks",
+    "errors": "keras_relu_suite.errors",
+    "export": "keras_relu_suite.export",
+    "verify": "keras_relu_suite.verify",
+}
+
+__all__ = ["__version__", "layers", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    value = importlib.import_module(module)
+    return getattr(value, attribute) if attribute else value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

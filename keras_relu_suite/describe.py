@@ -1,0 +1,236 @@
+"""Read a Keras model into sites: every place where an activation is applied, and by name whatever cannot be read."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_relu_suite import layers, semantics
+from keras_relu_suite.errors import ModelError
+from keras_relu_suite.semantics import Semantics
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a model where an activation is applied.
+
+    Args:
+        name: Unique in the model: the layer's path, `block/conv1`.
+        semantics: The function.
+        channel_axis: The axis of units in the output, negative or counted with the batch as 0.
+        how: `"fused"` (an `activation=` argument), `"layer"` (a layer of its own) or `"op"` (a `keras.ops` call).
+        layer: The layer or operation itself.
+        calls: How many times the model calls it (a shared layer: more than once).
+    """
+
+    name: str
+    semantics: Semantics
+    channel_axis: int
+    how: str
+    layer: Any = field(repr=False, compare=False)
+    calls: int = 1
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...] | None:
+        """Of the layer's first call, batch included; None where keras does not tell."""
+        try:
+            return tuple(self.layer.output.shape)
+        except (AttributeError, ValueError):
+            return None
+
+    @property
+    def units(self) -> int | None:
+        """How many units (output features, channels) the site has."""
+        shape = self.output_shape
+        if shape is not None:
+            return shape[self.channel_axis]
+        for weight, axis in (("bias", 0), ("kernel", -1), ("alpha", -1)):
+            value = getattr(self.layer, weight, None)
+            if value is not None:
+                return int(value.shape[axis])
+        return None
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A part of a model whose activations are not among the sites, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """The sites of a model in order of execution, and what could not be read."""
+
+    sites: tuple[Site, ...]
+    unread: tuple[Unread, ...]
+
+
+def describe(model: keras.Model) -> Description:
+    """Every activation of `model` in order of execution.
+
+    Reads ReLU (with max_value, negative_slope, threshold), LeakyReLU, PReLU (keras' and ours), ELU, `Activation`,
+    fused `activation=` arguments and `keras.ops` activations, in Sequential, functional, nested and subclassed
+    models. Softmax and its kin act across units and are no sites. Sublayers of a subclassed model come in the order
+    in which they were assigned.
+
+    Raises:
+        ModelError: `model` is not a Keras model, or is not built.
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise ModelError(f"Expected a keras.Model. Received: {type(model).__name__}")
+    if not model.built:
+        raise ModelError(
+            f"Model {model.name!r} is not built, so the shapes of its weights are not known. Call it once on a batch, "
+            "give it a keras.Input, or call model.build(input_shape) first."
+        )
+    sites: list[Site] = []
+    unread: list[Unread] = []
+    for item in _walk(model, "", 1, set()):
+        (sites if isinstance(item, Site) else unread).append(item)
+    return Description(tuple(sites), tuple(unread))
+
+
+_ACROSS_UNITS = {"softmax", "log_softmax", "sparsemax", "glu"}
+
+
+def _walk(layer: Any, prefix: str, calls: int, seen: set[int]) -> Iterator[Site | Unread]:
+    """The sites below `layer`, whose children are named with `prefix`."""
+    for child, n in _children(layer):
+        if id(child) in seen:
+            continue
+        seen.add(id(child))
+        name = prefix + child.name
+        found = _read(child, name, calls * n)
+        if found is not None:
+            yield found
+        if not isinstance(child, keras.layers.RNN):
+            yield from _walk(child, name + "/", calls * n, seen)
+    if _opaque_call(layer):
+        yield Unread(
+            prefix.rstrip("/") or layer.name,
+            f"the call() of {type(layer).__name__} may apply activations as functions, which cannot be seen from "
+            "outside; use layers for them",
+        )
+
+
+def _children(layer: Any) -> Iterator[tuple[Any, int]]:
+    """Sublayers and operations in order of execution, with the number of times that `layer` calls each."""
+    if not isinstance(layer, keras.layers.Layer):
+        return
+    if isinstance(layer, keras.Sequential):
+        for child in layer.layers:
+            yield child, 1
+        return
+    operations = getattr(layer, "operations", None)
+    if operations is None:
+        # keras has no public way to list the sublayers of a layer that is not a Model.
+        for child in layer._layers:
+            yield child, 1
+        return
+    own = {id(node) for nodes in layer._nodes_by_depth.values() for node in nodes}
+    for child in operations:
+        if not isinstance(child, keras.layers.InputLayer):
+            yield child, sum(id(node) in own for node in child._inbound_nodes) or 1
+
+
+def _opaque_call(layer: Any) -> bool:
+    """Whether a user wrote this layer's call()."""
+    if not isinstance(layer, keras.layers.Layer):
+        return False
+    owner = next(c for c in type(layer).__mro__ if "call" in vars(c))
+    return owner.__module__.partition(".")[0] not in ("keras", "keras_relu_suite")
+
+
+def _read(layer: Any, name: str, calls: int) -> Site | Unread | None:
+    """The site that `layer` itself is, not its children; None if it applies no activation."""
+    if isinstance(layer, keras.layers.RNN):
+        return Unread(name, f"{type(layer).__name__} applies its activations inside a recurrent cell")
+    if not isinstance(layer, keras.layers.Layer):
+        function = _of_operation(layer)
+        return None if function is None else Site(name, function, _channel_axis(layer), "op", layer, calls)
+    function = _of_layer(layer)
+    if function is not None:
+        return Site(name, function, _channel_axis(layer), "layer", layer, calls)
+    activation = getattr(layer, "activation", None)
+    if activation is None or isinstance(layer, keras.layers.Softmax):
+        return None
+    how = "layer" if isinstance(layer, keras.layers.Activation) else "fused"
+    if isinstance(activation, keras.layers.Layer):
+        return None  # its own entry among the children
+    function = _of_function(activation)
+    if function is None:
+        label = getattr(activation, "__name__", type(activation).__name__)
+        if label in _ACROSS_UNITS:
+            return None
+        return Unread(name, f"activation {label!r} is not one that this version knows")
+    if function.kind == "linear":
+        return None
+    return Site(name, function, _channel_axis(layer), how, layer, calls)
+
+
+def _of_layer(layer: Any) -> Semantics | None:
+    if isinstance(layer, layers.PReLU):
+        return semantics.prelu(keras.ops.convert_to_numpy(layer.alpha))
+    if isinstance(layer, keras.layers.PReLU):
+        return semantics.prelu(keras.ops.convert_to_numpy(layer.alpha), knot_slope=0.0)
+    if isinstance(layer, keras.layers.ReLU):
+        return semantics.relu(layer.max_value, layer.negative_slope, layer.threshold)
+    if isinstance(layer, keras.layers.LeakyReLU):
+        return semantics.leaky_relu(layer.negative_slope)
+    if isinstance(layer, keras.layers.ELU):
+        return semantics.smooth("elu", alpha=float(layer.alpha))
+    return None
+
+
+def _of_function(function: Any) -> Semantics | None:
+    """A keras activation function, plain or as a `functools.partial` with keyword arguments."""
+    arguments: dict[str, Any] = {}
+    if isinstance(function, functools.partial) and not function.args:
+        arguments, function = dict(function.keywords), function.func
+    if not str(getattr(function, "__module__", "")).startswith("keras.src.activations"):
+        return None
+    try:
+        return semantics.named(function.__name__, **arguments)
+    except TypeError:
+        return None
+
+
+def _of_operation(operation: Any) -> Semantics | None:
+    """A `keras.ops` activation that was called on a symbolic tensor."""
+    if not type(operation).__module__.startswith("keras.src."):
+        return None
+    arguments = {
+        key: getattr(operation, key)
+        for key in ("negative_slope", "max_value", "threshold", "alpha", "approximate")
+        if hasattr(operation, key)
+    }
+    # keras names its operations by class (`LeakyRelu`, `HardSilu`) and its functions by snake case.
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(operation).__name__).lower()
+    try:
+        return semantics.named(name, **arguments)
+    except TypeError:
+        return None
+
+
+def _channel_axis(layer: Any) -> int:
+    data_format = getattr(layer, "data_format", None)
+    if data_format is None and isinstance(layer, (keras.layers.PReLU, layers.PReLU)):
+        shape = np.shape(layer.alpha)
+        if len(shape) > 1 and shape[0] > 1 and set(shape[1:]) == {1}:
+            return 1
+        return -1
+    if data_format is None and not hasattr(layer, "kernel"):
+        try:
+            if len(layer.output.shape) >= 3:
+                data_format = keras.config.image_data_format()
+        except (AttributeError, ValueError):
+            return -1
+    return 1 if data_format == "channels_first" else -1

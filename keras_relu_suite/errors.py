@@ -1,0 +1,73 @@
+"""The exceptions of the package.
+
+    KRSError                     anything a user can cause and repair; its text is one clear message
+    ├── UsageError               an argument that cannot be (also a ValueError)
+    │   └── UnknownDeviceError   a device name that nobody registered
+    ├── ModelError               a Keras model that cannot be used as asked: not built, no inputs, not readable
+    ├── CalibrationError         calibration or test data that cannot be used: NaN, empty, of the wrong shape
+    ├── TFLiteFileError          a file that is not a TFLite model, is truncated, or contradicts itself
+    ├── MismatchError            a Keras model and a .tflite file whose inputs or outputs do not fit each other
+    ├── ExportError              a conversion that failed; the converter's own message is in ``__cause__``
+    ├── MissingPackageError      an optional package that is not installed (also an ImportError)
+    └── DeviceError              a device that could not run what it was given
+        ├── DeviceUnavailable    it is not there, vanished, or did not finish in time
+        ├── DeviceRefused        it says that it cannot run this model (an op it lacks, say)
+        └── DeviceCrashed        its process died or hung on this model
+
+Every one of them is the user's to repair and is shown without a traceback on the command line. A bug of ours is
+never one of them: it keeps its own class and its traceback.
+"""
+
+from __future__ import annotations
+
+
+class KRSError(Exception):
+    """Anything a user can cause and repair: the message says what was wrong, expected, received, and the fix."""
+
+
+class UsageError(KRSError, ValueError):
+    """An argument that cannot be."""
+
+
+class UnknownDeviceError(UsageError):
+    """A device name that nobody registered."""
+
+
+class ModelError(KRSError, ValueError):
+    """A Keras model that cannot be used as asked: not built, without known inputs, not readable."""
+
+
+class CalibrationError(KRSError, ValueError):
+    """Calibration or test data that cannot be used: NaN, empty, of the wrong shape."""
+
+
+class TFLiteFileError(KRSError, ValueError):
+    """A file that is not a TFLite model, is truncated, or contradicts itself."""
+
+
+class MismatchError(KRSError, ValueError):
+    """A Keras model and a .tflite file whose inputs or outputs do not fit each other."""
+
+
+class ExportError(KRSError, RuntimeError):
+    """A conversion that failed; the converter's own message is in ``__cause__``."""
+
+
+class MissingPackageError(KRSError, ImportError):
+    """An optional package that is not installed."""
+
+
+class DeviceError(KRSError, RuntimeError):
+    """A device that could not run what it was given."""
+
+
+class DeviceUnavailable(DeviceError):
+    """The device is not there, vanished, or did not finish in time."""
+
+
+class DeviceRefused(DeviceError):
+    """The device says that it cannot run this model (an op it lacks, say)."""
+
+
+class DeviceCrashed(DeviceError):
+    """The device's process died or hung on this model."""
