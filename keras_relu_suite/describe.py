@@ -213,7 +213,8 @@ def _of_operation(operation: Any) -> Semantics | None:
         if hasattr(operation, key)
     }
     # keras names its operations by class (`LeakyRelu`, `HardSilu`) and its functions by snake case.
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(operation).__name__).lower()
+    label = type(operation).__name__
+    name = "relu" if label == "ReLU" else re.sub(r"(?<=[a-z])(?=[A-Z])", "_", label).lower()
     try:
         return semantics.named(name, **arguments)
     except TypeError:
