@@ -12,23 +12,42 @@ is imported when it is first used.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-if Path(sys.argv[0]).stem in ("krs", "keras-relu-suite") or (
-    sys.argv[0] == "-m" and "keras_relu_suite" in sys.orig_argv
-):
-    # The command line's stderr belongs to its user, and TensorFlow writes there while it is being imported, which is
-    # below and before cli.py has a say. A library must not do this for a program that merely imports it.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
-from keras_relu_suite import layers  # noqa: E402  (the lines above must come first)
-from keras_relu_suite._version import __version__  # noqa: E402
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """On our own command line, keep what TensorFlow writes to stderr while it is imported from the user.
+
+    It writes from C++, past Python and in part past its own TF_CPP_MIN_LOG_LEVEL, below and before cli.py has a say. A
+    library must not do this for a program that merely imports it.
+    """
+    if not (
+        Path(sys.argv[0]).stem in ("krs", "keras-relu-suite")
+        or (sys.argv[0] == "-m" and "keras_relu_suite" in sys.orig_argv)
+    ):
+        yield
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    saved = os.dup(2)
+    with open(os.devnull, "w") as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+with _quiet_import():
+    from keras_relu_suite import layers
+from keras_relu_suite._version import __version__  # noqa: E402  (after the lines above, which need to come first)
 
 _LAZY = {
     "callbacks": "keras_relu_suite.callbacks",

@@ -98,6 +98,12 @@ def describe(model: keras.Model) -> Description:
     return Description(tuple(sites), tuple(unread))
 
 
+def leaves(model: keras.Model) -> list[keras.layers.Layer]:
+    """Every layer below `model` that has no layers below itself, inputs left out."""
+    found = model._flatten_layers(include_self=False)  # keras has no public way
+    return [layer for layer in found if not layer._layers and not isinstance(layer, keras.layers.InputLayer)]
+
+
 _ACROSS_UNITS = {"softmax", "log_softmax", "sparsemax", "glu"}
 
 

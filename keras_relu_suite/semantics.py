@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 
 def _frozen(value: ArrayLike) -> Array:
-    array = np.array(value, dtype=np.float64)
+    array = np.array(value, dtype=np.float64) + 0.0  # −0 becomes 0
     array.setflags(write=False)
     return array
 
@@ -75,9 +75,7 @@ SMOOTH: dict[str, Smooth] = {
     "softplus": Smooth(lambda x: np.logaddexp(0, x), _sigmoid, True),
     "softsign": Smooth(lambda x: x / (1 + np.abs(x)), lambda x: 1 / (1 + np.abs(x)) ** 2, True),
     "exponential": Smooth(np.exp, np.exp, True),
-    "silu": Smooth(
-        lambda x: x * _sigmoid(x), lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))), False
-    ),
+    "silu": Smooth(lambda x: x * _sigmoid(x), lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))), False),
     "gelu": Smooth(_gelu, _gelu_slope, False),
     "hard_silu": Smooth(
         lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
@@ -202,6 +200,28 @@ class Semantics:
         """f(c·x) = c·f(x) for c > 0: channels can be rescaled across it without changing the network."""
         return self.piecewise_linear and set(self.knots) <= {0.0} and all(not b.any() for b in self.intercepts)
 
+    def of_channel(self, index: int) -> Semantics:
+        """The function of one channel: that element of every array of slopes, flattened."""
+
+        def pick(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+            return tuple(a if a.size == 1 else a.ravel()[index] for a in arrays)
+
+        return replace(
+            self, slopes=pick(self.slopes), intercepts=pick(self.intercepts), knot_slopes=pick(self.knot_slopes)
+        )
+
+    def same_family(self, other: Semantics) -> bool:
+        """Equal but for the slope left of a knot at 0: ReLU, leaky ReLU and PReLU are one family."""
+        if not (self.piecewise_linear and other.piecewise_linear):
+            return (self.kind, self.parameters) == (other.kind, other.parameters)
+        alike = self.knots == other.knots and all(
+            a.size == b.size == 1 and np.allclose(a, b, rtol=1e-6, atol=0)
+            for mine, theirs in ((self.slopes, other.slopes), (self.intercepts, other.intercepts))
+            for a, b in zip(mine[1:], theirs[1:], strict=True)
+        )
+        free = self.knots[:1] == (0.0,)
+        return alike and (free or np.array_equal(self.slopes[0], other.slopes[0]))
+
     def _jump(self, i: int) -> Array:
         knot = np.float64(self.knots[i])
         return self._piece(i + 1, knot) - self._piece(i, knot)
@@ -209,16 +229,17 @@ class Semantics:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Semantics):
             return NotImplemented
-        return (
-            (self.kind, self.knots, self.knot_sides, self.parameters)
-            == (other.kind, other.knots, other.knot_sides, other.parameters)
-            and all(
-                len(mine) == len(theirs) and all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
-                for mine, theirs in (
-                    (self.slopes, other.slopes),
-                    (self.intercepts, other.intercepts),
-                    (self.knot_slopes, other.knot_slopes),
-                )
+        return (self.kind, self.knots, self.knot_sides, self.parameters) == (
+            other.kind,
+            other.knots,
+            other.knot_sides,
+            other.parameters,
+        ) and all(
+            len(mine) == len(theirs) and all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+            for mine, theirs in (
+                (self.slopes, other.slopes),
+                (self.intercepts, other.intercepts),
+                (self.knot_slopes, other.knot_slopes),
             )
         )
 
@@ -229,6 +250,29 @@ class Semantics:
     def negative_slopes(self) -> Array:
         """The slopes of the leftmost piece, what PReLU calls alpha; empty for smooth functions."""
         return self.slopes[0] if self.slopes else _frozen([])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it; `from_dict` gives the same value back."""
+        if not self.piecewise_linear:
+            return {"activation": self.kind, "parameters": dict(self.parameters)}
+        return {
+            "activation": self.kind,
+            "knots": list(self.knots),
+            "slopes": [a.tolist() for a in self.slopes],
+            "intercepts": [a.tolist() for a in self.intercepts],
+            "knot_slopes": [a.tolist() for a in self.knot_slopes],
+            "knot_sides": list(self.knot_sides),
+        }
+
+    @staticmethod
+    def from_dict(value: dict[str, Any]) -> Semantics:
+        """The inverse of `to_dict`; other keys are ignored."""
+        if "parameters" in value:
+            return smooth(value["activation"], **value["parameters"])
+        return Semantics(
+            value["activation"],
+            *(tuple(value[k]) for k in ("knots", "slopes", "intercepts", "knot_slopes", "knot_sides")),
+        )
 
     def describe(self) -> str:
         """A few words: `prelu, 32 slopes in [-0.12, 0.31]`."""
@@ -287,7 +331,9 @@ def prelu(alpha: ArrayLike, knot_slope: ArrayLike | None = None) -> Semantics:
     keras' own PReLU has gradient 0 at x = 0 (`knot_slope=0`), ours alpha (the default).
     """
     alpha = _frozen(alpha)
-    return Semantics("prelu", (0.0,), (alpha, 1.0), (0.0, 0.0), (alpha if knot_slope is None else knot_slope,), ("left",))
+    return Semantics(
+        "prelu", (0.0,), (alpha, 1.0), (0.0, 0.0), (alpha if knot_slope is None else knot_slope,), ("left",)
+    )
 
 
 def clip(kind: str, low: float, high: float, slope: float = 1.0, offset: float = 0.0) -> Semantics:

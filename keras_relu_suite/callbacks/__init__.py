@@ -1,0 +1,5 @@
+"""Keras callbacks: thin skins over `keras_relu_suite.monitor`."""
+
+from keras_relu_suite.callbacks.dead_neurons import DeadNeuronMonitor
+
+__all__ = ["DeadNeuronMonitor"]

@@ -1,0 +1,206 @@
+"""The command line: each verb calls one public function and prints what it gives.
+
+Exit codes: 2 wrong use or an unreadable file; 1 something was found; 3 a device could not run everything; 0 otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_relu_suite._version import __version__
+from keras_relu_suite.errors import CalibrationError, KRSError, ModelError, TFLiteFileError, UsageError
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+_IMPORT = click.option(
+    "--import", "modules", multiple=True, metavar="MODULE", help="Import MODULE first, for layers of your own."
+)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _print(result: Any, as_json: bool) -> None:
+    click.echo(json.dumps(result.to_dict(), indent=1) if as_json else result.summary())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="krs")
+def cli() -> None:
+    """Train, watch, export and verify networks of the ReLU family."""
+
+
+@cli.command()
+@click.option("--out", default="demo", show_default=True, metavar="DIR", help="Folder for the files and the report.")
+@_JSON
+def demo(out: str, as_json: bool) -> int:
+    """Train a PReLU network on real digits, export it and verify it on every device here."""
+    from keras_relu_suite.demo import demo as run
+
+    result = run(out, say=_say)
+    _print(result, as_json)
+    return result.exit_code
+
+
+@cli.command()
+@_JSON
+def devices(as_json: bool) -> int:
+    """List the devices, available or why not."""
+    from keras_relu_suite import report
+    from keras_relu_suite.devices import survey
+
+    found = survey()
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, "devices": found}, indent=1))
+    else:
+        click.echo(report.devices_text(found))
+    return 0
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_JSON
+@_IMPORT
+def inspect(file: Path, as_json: bool, modules: tuple[str, ...]) -> int:
+    """List the activations of FILE, a .keras or .tflite file."""
+    from keras_relu_suite.analysis import inspection
+
+    _import(modules)
+    if file.suffix in (".keras", ".h5"):
+        result = inspection.inspect_model(_model(file), file.name)
+    else:
+        result = inspection.inspect_tflite(_bytes(file), str(file))
+    _print(result, as_json)
+    return 0
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--mode", default="float32", show_default=True, help="float32 or int8.")
+@click.option("--data", type=click.Path(path_type=Path), help="Calibration data: .npz with array x, or .npy.")
+@click.option("--io", default="float32", show_default=True, help="Type of inputs and outputs: float32 or int8.")
+@_JSON
+@_IMPORT
+def export(
+    model: Path, path: Path, mode: str, data: Path | None, io: str, as_json: bool, modules: tuple[str, ...]
+) -> int:
+    """Write MODEL, a .keras file, as the .tflite file PATH."""
+    from keras_relu_suite.export.convert import export as run
+
+    _import(modules)
+    loaded = _model(model)
+    calibration = None if data is None else _data(data)[0]
+    result = run(loaded, path, mode=mode, calibration=calibration, io=io)
+    _print(result, as_json)
+    return 0 if result else 1
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Path(path_type=Path), help="The .keras file that FILE was exported from.")
+@click.option("--data", type=click.Path(path_type=Path), help="Samples: .npz with arrays x (and y), or .npy.")
+@click.option(
+    "--device", "names", multiple=True, default=("xnnpack", "reference"), show_default=True, metavar="NAME",
+    help="A device (repeatable); 'all' for every one that is available.",
+)  # fmt: skip
+@click.option("--report", "target", type=click.Path(path_type=Path), help="Write a report as well: .html or .json.")
+@click.option("--strict", is_flag=True, help="Warnings count as errors.")
+@_JSON
+@_IMPORT
+def verify(
+    file: Path, model: Path | None, data: Path | None, names: tuple[str, ...], target: Path | None, strict: bool,
+    as_json: bool, modules: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Check FILE, a .tflite file, on real runtimes against the network that was trained."""
+    from keras_relu_suite import devices as registry
+    from keras_relu_suite.verify.check import verify as run
+
+    _import(modules)
+    for name in names:
+        if name != "all":
+            registry.get(name)  # an unknown name is wrong use, to be told before a model is loaded
+    if "all" in names:
+        names = tuple(registry.available())
+        for left in sorted(set(registry.names()) - set(names)):
+            _say(f"not available, not checked: {left}")
+    _bytes(file)
+    loaded = None if model is None else _model(model)
+    x, y = (None, None) if data is None else _data(data)
+    result = run(file, model=loaded, data=x, labels=y, devices=names, strict=strict, progress=_say)
+    if target is not None:
+        result.save(target)
+    _print(result, as_json)
+    return result.exit_code
+
+
+# What users hand in.
+
+
+def _import(modules: tuple[str, ...]) -> None:
+    sys.path.insert(0, str(Path.cwd()))
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(f"--import {name}: {error}") from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TFLiteFileError(f"Cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def _model(path: Path) -> Any:
+    import keras
+
+    if not path.is_file():
+        raise ModelError(f"Cannot read {str(path)!r}: no such file")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # keras raises many kinds for a file that it cannot read
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{str(path)!r} cannot be loaded as a Keras model: {first[:200]} (layers of your own need --import MODULE)"
+        ) from error
+
+
+def _data(path: Path) -> tuple[Any, Any]:
+    import numpy as np
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CalibrationError(f"{str(path)!r} cannot be read as .npz or .npy: {error}") from error
+    if isinstance(loaded, np.ndarray):
+        return loaded, None
+    names = set(loaded.files)
+    if "x" in names:
+        return loaded["x"], loaded["y"] if "y" in names else None
+    if names - {"y"}:
+        return {n: loaded[n] for n in names - {"y"}}, loaded["y"] if "y" in names else None
+    raise CalibrationError(
+        f"{str(path)!r} must hold an array x, or one array for each input. Received: {sorted(names)}"
+    )
+
+
+def main() -> None:
+    """Run `krs`. A user's mistake is one line and exit code 2; a bug of ours keeps its traceback."""
+    try:
+        sys.exit(cli(standalone_mode=False) or 0)
+    except KRSError as error:
+        click.echo(f"krs: {error}", err=True)
+    except click.Abort:
+        click.echo("krs: interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        click.echo(f"krs: {error.format_message()}", err=True)
+    sys.exit(2)

@@ -1,0 +1,210 @@
+"""A device: something that runs a .tflite file, in a process of its own and with a time limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_relu_suite.errors import DeviceCrashed, DeviceRefused, DeviceUnavailable
+
+RUNNER = Path(__file__).with_name("runner.py")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came back from a device.
+
+    Args:
+        outputs: One array per graph output, N invocations along axis 0.
+        seconds: Wall times of the repeated invocations, if any were asked for.
+        executed: The ops that really ran, where the engine tells.
+    """
+
+    outputs: tuple[NDArray[Any], ...]
+    seconds: tuple[float, ...] = ()
+    executed: tuple[str, ...] = ()
+
+
+class Device:
+    """Runs .tflite models through `runner.py` in a child process that is started when first needed.
+
+    Args:
+        name: What the user calls it.
+        kind: `"host CPU"`, `"emulated"`, …
+        install: The command that would make it available.
+        time_limit: Seconds that one request may take.
+
+    A context manager: leaving it ends the process.
+    """
+
+    def __init__(self, name: str, kind: str, install: str, time_limit: float = 120.0) -> None:
+        self.name = name
+        self.kind = kind
+        self.install = install
+        self.time_limit = time_limit
+        self.engine = ""
+        self.version = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
+
+    # Life of the process.
+
+    def command(self) -> list[str]:
+        """What starts the runner."""
+        return [sys.executable, str(RUNNER), self.name]
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
+
+    def unavailable(self) -> str | None:
+        """None if the device is there, else the reason why not."""
+        try:
+            self._start()
+        except DeviceUnavailable as error:
+            return str(error)
+        return None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is not None:
+            return self._process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        try:
+            self._process = subprocess.Popen(
+                self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+            )
+        except OSError as error:
+            raise DeviceUnavailable(f"{self.name} could not be started: {error}") from error
+        deadline = time.monotonic() + 60
+        try:
+            hello = self._receive(deadline)
+        except (DeviceCrashed, TimeoutError) as error:
+            self.close()
+            raise DeviceUnavailable(f"{self.name} did not start: {error}") from error
+        if not hello["ready"]:
+            self.close()
+            raise DeviceUnavailable(f"{hello['reason']}; install it with: {self.install}")
+        self.engine, self.version = hello["engine"], hello["version"]
+        return self._process
+
+    # One request.
+
+    def run(self, model: bytes, inputs: Sequence[NDArray[Any]], outputs: int, repeats: int = 0) -> Run:
+        """Invoke `model` once for every index of the inputs' axis 0.
+
+        Args:
+            model: A .tflite file.
+            inputs: One array per graph input, `(N, *shape of the tensor)`.
+            outputs: How many outputs the graph has.
+            repeats: How many more invocations to time, on the last input.
+
+        Raises:
+            DeviceRefused: the runtime says that it cannot run this model.
+            DeviceCrashed: its process died or did not finish within the time limit.
+            DeviceUnavailable: it is not there.
+        """
+        process = self._start()
+        arrays = [np.ascontiguousarray(a) for a in inputs]
+        header = {
+            "model": len(model),
+            "inputs": [{"dtype": a.dtype.str, "shape": list(a.shape)} for a in arrays],
+            "outputs": outputs,
+            "repeats": repeats,
+        }
+        deadline = time.monotonic() + self.time_limit
+        try:
+            text = json.dumps(header).encode()
+            for part in (struct.pack("<Q", len(text)), text, model, *(a.tobytes() for a in arrays)):
+                self._send(process, part, deadline)
+            reply = self._receive(deadline)
+            if not reply["ok"]:
+                raise DeviceRefused(f"{self.name} {reply['stage']}: {_first_lines(reply['message'])}")
+            got = []
+            for spec in reply["outputs"]:
+                dtype = np.dtype(spec["dtype"])
+                size = dtype.itemsize * int(np.prod(spec["shape"], dtype=np.int64))
+                got.append(np.frombuffer(self._read(size, deadline), dtype).reshape(spec["shape"]))
+            return Run(tuple(got), tuple(reply["seconds"]), tuple(reply["executed"]))
+        except TimeoutError:
+            self.close()
+            raise DeviceCrashed(f"{self.name} did not finish within {self.time_limit:g} s") from None
+        except DeviceCrashed:
+            self.close()
+            raise
+
+    def _send(self, process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
+        assert process.stdin is not None
+        view = memoryview(data)
+        while view:
+            _, ready, _ = select.select([], [process.stdin], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            try:
+                view = view[os.write(process.stdin.fileno(), view[: 1 << 16]) :]
+            except BrokenPipeError:
+                raise DeviceCrashed(self._last_words()) from None
+
+    def _read(self, n: int, deadline: float) -> bytes:
+        assert self._process is not None and self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        parts: list[bytes] = []
+        while n:
+            ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            part = os.read(fd, min(n, 1 << 20))
+            if not part:
+                raise DeviceCrashed(self._last_words())
+            parts.append(part)
+            n -= len(part)
+        return b"".join(parts)
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        (n,) = struct.unpack("<Q", self._read(8, deadline))
+        reply: dict[str, Any] = json.loads(self._read(n, deadline))
+        return reply
+
+    def _last_words(self) -> str:
+        """How the process ended and the last line that it wrote."""
+        assert self._process is not None and self._stderr is not None
+        try:
+            code = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            code = 0
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return f"the {self.name} process ended with {how}" + (f": {lines[-1][:200]}" if lines else "")
+
+
+def _first_lines(message: str) -> str:
+    return " ".join(line.strip() for line in message.strip().splitlines()[:2])[:300]

@@ -1,0 +1,183 @@
+"""Runs .tflite models in a process of its own, with nothing but NumPy and one runtime.
+
+    python runner.py {xnnpack|builtin|reference|micro}
+
+This file is started by its path, never imported by the package, so that it costs neither keras nor TensorFlow and can
+be sent alone to another machine. It speaks frames on stdin and stdout: 8 bytes little-endian length, that much JSON,
+then the raw bytes that the JSON announces.
+
+First it sends {"ready": true, "engine": …, "version": …} or {"ready": false, "reason": …}. Then for each request
+{"model": bytes, "inputs": [{"dtype", "shape"}, …], "repeats": n}, the model and the inputs (N invocations along axis
+0), it answers {"ok": true, "outputs": [{"dtype", "shape"}, …], "seconds": […], "executed": […]} and the outputs, or
+{"ok": false, "stage": "load" | "invoke", "message": …}.
+"""
+
+import json
+import os
+import struct
+import sys
+import time
+
+import numpy as np
+
+
+def read_exactly(stream, n):
+    data = stream.read(n)
+    if len(data) != n:
+        sys.exit(0)
+    return data
+
+
+def receive(stream):
+    (n,) = struct.unpack("<Q", read_exactly(stream, 8))
+    return json.loads(read_exactly(stream, n))
+
+
+def send(stream, header, blobs=()):
+    text = json.dumps(header).encode()
+    stream.write(struct.pack("<Q", len(text)) + text)
+    for blob in blobs:
+        stream.write(blob)
+    stream.flush()
+
+
+class LiteRT:
+    """One of LiteRT's CPU kernel sets."""
+
+    def __init__(self, kernels):
+        from importlib.metadata import version
+
+        from ai_edge_litert import interpreter
+
+        self.interpreter = interpreter
+        self.engine, self.version = "ai-edge-litert", version("ai-edge-litert")
+        self.resolver = {
+            "xnnpack": interpreter.OpResolverType.BUILTIN,
+            "builtin": interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            "reference": interpreter.OpResolverType.BUILTIN_REF,
+        }[kernels]
+
+    def load(self, model):
+        self.session = self.interpreter.Interpreter(
+            model_content=model, experimental_op_resolver_type=self.resolver, num_threads=1
+        )
+        self.session.allocate_tensors()
+        self.inputs = [d["index"] for d in self.session.get_input_details()]
+        self.outputs = [d["index"] for d in self.session.get_output_details()]
+
+    def executed(self):
+        """The ops of the plan that runs; DELEGATE stands for what XNNPACK took over."""
+        details = getattr(self.session, "_get_ops_details", list)()
+        delegates = [op for op in details if op["op_name"].upper() == "DELEGATE"]
+        made_by = {int(t): op for op in details if op not in delegates for t in op["outputs"]}
+        replaced = set()
+        for delegate in delegates:  # the plan still lists the ops that it replaced: all between its outputs and inputs
+            stop, todo = {int(t) for t in delegate["inputs"]}, [int(t) for t in delegate["outputs"]]
+            while todo:
+                op = made_by.get(todo.pop())
+                if op is not None and op["index"] not in replaced:
+                    replaced.add(op["index"])
+                    todo += [int(t) for t in op["inputs"] if int(t) not in stop]
+        return [op["op_name"] for op in details if op["index"] not in replaced]
+
+    def feed(self, i, value):
+        self.session.set_tensor(self.inputs[i], value)
+
+    def invoke(self):
+        self.session.invoke()
+
+    def fetch(self):
+        return [self.session.get_tensor(i) for i in self.outputs]
+
+
+class Micro:
+    """TensorFlow Lite Micro, compiled for this machine."""
+
+    def __init__(self):
+        from importlib.metadata import version
+
+        from tflite_micro.python.tflite_micro import runtime
+
+        self.runtime = runtime
+        self.engine, self.version = "tflite-micro", version("tflite-micro")
+
+    def load(self, model):
+        # TFLM wants to be told how much memory it gets; nothing tells how much it needs.
+        for arena in (4 * len(model) + (1 << 20), 64 << 20, 512 << 20):
+            try:
+                self.session = self.runtime.Interpreter.from_bytes(model, arena_size=arena)
+                self.session.get_input_details(0)
+                return
+            except RuntimeError:
+                if arena == 512 << 20:
+                    raise
+
+    def executed(self):
+        return []
+
+    def feed(self, i, value):
+        self.session.set_input(value, i)
+
+    def invoke(self):
+        self.session.invoke()
+
+    def fetch(self):
+        outputs = []
+        for i in range(self.count):
+            outputs.append(np.array(self.session.get_output(i)))
+        return outputs
+
+
+def answer(engine, header, stdin):
+    model = read_exactly(stdin, header["model"])
+    inputs = []
+    for spec in header["inputs"]:
+        dtype = np.dtype(spec["dtype"])
+        raw = read_exactly(stdin, dtype.itemsize * int(np.prod(spec["shape"], dtype=np.int64)))
+        inputs.append(np.frombuffer(raw, dtype).reshape(spec["shape"]))
+    stage = "load"
+    try:
+        engine.count = header["outputs"]
+        engine.load(model)
+        stage = "invoke"
+        results = None
+        for n in range(len(inputs[0])):
+            for i, value in enumerate(inputs):
+                engine.feed(i, value[n])
+            engine.invoke()
+            fetched = engine.fetch()
+            if results is None:
+                results = [np.empty((len(inputs[0]), *np.shape(f)), np.asarray(f).dtype) for f in fetched]
+            for result, value in zip(results, fetched):
+                result[n] = value
+        seconds = []
+        for _ in range(header.get("repeats", 0)):
+            start = time.perf_counter()
+            engine.invoke()
+            seconds.append(time.perf_counter() - start)
+    except Exception as error:  # whatever the runtime raises is its answer
+        return {"ok": False, "stage": stage, "message": f"{error}"}, []
+    specs = [{"dtype": r.dtype.str, "shape": list(r.shape)} for r in results]
+    return {"ok": True, "outputs": specs, "seconds": seconds, "executed": engine.executed()}, [
+        r.tobytes() for r in results
+    ]
+
+
+def main():
+    # The runtimes print to stdout; keep the real one for frames.
+    stdout = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    stdin = sys.stdin.buffer
+    try:
+        engine = Micro() if sys.argv[1] == "micro" else LiteRT(sys.argv[1])
+    except Exception as error:
+        send(stdout, {"ready": False, "reason": f"{type(error).__name__}: {error}"})
+        return
+    send(stdout, {"ready": True, "engine": engine.engine, "version": engine.version})
+    while True:
+        header, blobs = answer(engine, receive(stdin), stdin)
+        send(stdout, header, blobs)
+
+
+if __name__ == "__main__":
+    main()

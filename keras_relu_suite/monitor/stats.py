@@ -1,0 +1,63 @@
+"""Pure counting on `keras.ops`: which pieces of its activation has each unit visited?
+
+The flags of a site are a uint8 matrix (rows, units), combined over batches by maximum. Its rows are, for every piece
+of the activation, *visited with a slope* and *visited flat* (slope exactly 0), and at last *saw NaN*. A knot belongs to
+the piece on the side that gives the value there, so ReLU is flat at 0 and ReLU6 at 6.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from keras_relu_suite.ops import Tensor
+from keras_relu_suite.semantics import Semantics
+
+
+def rows(function: Semantics) -> int:
+    """How many rows the flags of `function` have."""
+    return 2 * len(function.slopes) + 1
+
+
+def flags(function: Semantics, x: Tensor, channel_axis: int, alpha: Tensor | None = None) -> Tensor:
+    """The flags of one batch.
+
+    Args:
+        function: A piecewise linear activation.
+        x: Its input, `(batch, ..., channels, ...)`.
+        channel_axis: The axis of units in x.
+        alpha: The live slope of the leftmost piece where it is a weight (PReLU), broadcastable against x.
+    """
+    axis = channel_axis % len(x.shape)
+    others = [a for a in range(len(x.shape)) if a != axis]
+    found = []
+    for piece in range(len(function.slopes)):
+        inside = _inside(function, piece, x)
+        slope: Any = function.slopes[piece]
+        if piece == 0 and alpha is not None:
+            slope = alpha
+        elif slope.ndim == 0:
+            hit = ops.any(inside, axis=others)
+            nothing = ops.zeros_like(hit)
+            found += [nothing, hit] if slope == 0 else [hit, nothing]
+            continue
+        sloped = ops.not_equal(slope, 0)
+        found.append(ops.any(ops.logical_and(inside, sloped), axis=others))
+        found.append(ops.any(ops.logical_and(inside, ops.logical_not(sloped)), axis=others))
+    found.append(ops.any(ops.isnan(x), axis=others))
+    return ops.cast(ops.stack(found), "uint8")
+
+
+def _inside(function: Semantics, piece: int, x: Tensor) -> Tensor:
+    """Whether each x lies on that piece; NaN lies on none."""
+    conditions = []
+    if piece > 0:
+        knot, side = function.knots[piece - 1], function.knot_sides[piece - 1]
+        conditions.append(ops.greater(x, knot) if side == "left" else ops.greater_equal(x, knot))
+    if piece < len(function.knots):
+        knot, side = function.knots[piece], function.knot_sides[piece]
+        conditions.append(ops.less_equal(x, knot) if side == "left" else ops.less(x, knot))
+    if not conditions:
+        return ops.logical_not(ops.isnan(x))
+    return conditions[0] if len(conditions) == 1 else ops.logical_and(*conditions)

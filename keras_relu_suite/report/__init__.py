@@ -1,0 +1,7 @@
+"""Reports: pure functions from plain dicts to text, HTML and files. Knows nothing of models or runtimes."""
+
+from keras_relu_suite.report.files import save
+from keras_relu_suite.report.html import html
+from keras_relu_suite.report.text import devices_text, inspection_text, verification_text
+
+__all__ = ["devices_text", "html", "inspection_text", "save", "verification_text"]

@@ -1,0 +1,251 @@
+"""A .tflite file as flatbuffer objects: read with every index checked, written back, and a view for readers."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as fb
+from numpy.typing import NDArray
+
+from keras_relu_suite.errors import TFLiteFileError
+
+Model = Any  # fb.ModelT; the generated schema carries no types
+
+_NAMES = {
+    kind: {value: name for name, value in vars(getattr(fb, kind)).items() if isinstance(value, int)}
+    for kind in ("BuiltinOperator", "TensorType", "ActivationFunctionType")
+}
+_DTYPES = {
+    "FLOAT32": "float32", "FLOAT16": "float16", "FLOAT64": "float64", "BOOL": "bool", "UINT8": "uint8",
+    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64", "UINT16": "uint16", "UINT32": "uint32",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A tensor of the graph. Real value = scale·(code − zero_point), per channel along `quantized_dimension`."""
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: NDArray[np.float64]
+    zero_point: NDArray[np.int64]
+    quantized_dimension: int
+    data: NDArray[Any] | None = field(repr=False)
+
+    @property
+    def quantized(self) -> bool:
+        return self.scale.size > 0 and self.dtype in ("int8", "uint8", "int16", "int32", "int64")
+
+    def real(self) -> NDArray[np.float64]:
+        """The constant's values in float64."""
+        assert self.data is not None
+        if not self.quantized:
+            return self.data.astype(np.float64)
+        shape = [1] * len(self.shape)
+        if self.scale.size > 1:
+            shape[self.quantized_dimension] = -1
+        zero_point = self.zero_point if self.zero_point.size else np.zeros(1, np.int64)
+        scale, zero_point = self.scale.reshape(shape), np.broadcast_to(zero_point, self.scale.shape).reshape(shape)
+        real: NDArray[np.float64] = scale * (self.data.astype(np.int64) - zero_point)
+        return real
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """An operator of the graph, with the name of its fused activation (`"NONE"` if it has none)."""
+
+    index: int
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    fused: str
+    options: Any = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class File:
+    """A .tflite file: its bytes, its objects, and its main graph."""
+
+    data: bytes = field(repr=False)
+    model: Model = field(repr=False)
+    tensors: tuple[Tensor, ...] = field(repr=False)
+    ops: tuple[Op, ...] = field(repr=False)
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    metadata: dict[str, bytes] = field(repr=False)
+
+    @functools.cached_property
+    def producer(self) -> dict[int, Op]:
+        """The op that makes each tensor."""
+        return {t: op for op in self.ops for t in op.outputs}
+
+    def constant(self, index: int) -> NDArray[np.float64] | None:
+        """The real values of a constant, also one that reaches its op through DEQUANTIZE (float16 files)."""
+        if index < 0:
+            return None
+        if self.tensors[index].data is not None:
+            return self.tensors[index].real()
+        op = self.producer.get(index)
+        return self.constant(op.inputs[0]) if op is not None and op.name == "DEQUANTIZE" else None
+
+
+def read(data: bytes, source: str = "the file") -> File:
+    """Parse and check a .tflite file.
+
+    Raises:
+        TFLiteFileError: it is not a TFLite model, is truncated, or an index in it points nowhere.
+    """
+    if len(data) < 8 or data[4:8] != b"TFL3":
+        raise TFLiteFileError(
+            f"{source} is not a TFLite model: expected the identifier 'TFL3' at byte 4. Received: {data[4:8]!r} "
+            f"({len(data)} bytes)"
+        )
+    try:
+        model = fb.ModelT.InitFromObj(fb.Model.GetRootAs(data, 0))
+        return _view(data, model)
+    except TFLiteFileError as error:
+        raise TFLiteFileError(f"{source} is damaged: {error}") from None
+    except Exception as error:  # the generated reader checks nothing; any failure of it is the file's
+        raise TFLiteFileError(
+            f"{source} is truncated or damaged: its {len(data)} bytes cannot be read as a TFLite model "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def write(model: Model) -> bytes:
+    """Serialise; the result of the same objects is the same bytes."""
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def copy(file: File) -> Model:
+    """Fresh objects of the same file, to be edited."""
+    return fb.ModelT.InitFromObj(fb.Model.GetRootAs(file.data, 0))
+
+
+def set_metadata(data: bytes, name: str, content: bytes) -> bytes:
+    """The same file with one more metadata entry."""
+    model = fb.ModelT.InitFromObj(fb.Model.GetRootAs(data, 0))
+    buffer, entry = fb.BufferT(), fb.MetadataT()
+    buffer.data = np.frombuffer(content, np.uint8)
+    entry.name, entry.buffer = name, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+    return write(model)
+
+
+def opcode(model: Model, op: Any) -> str:
+    """The op's name in the schema's capitals; custom ops by their own name."""
+    code = model.operatorCodes[op.opcodeIndex]
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+    if _NAMES["BuiltinOperator"].get(builtin) == "CUSTOM":
+        return f"CUSTOM:{_text(code.customCode)}"
+    return _NAMES["BuiltinOperator"].get(builtin, f"UNKNOWN:{builtin}")
+
+
+# The view.
+
+
+def _view(data: bytes, model: Model) -> File:
+    if not model.subgraphs or not model.buffers or model.subgraphs[0] is None:
+        raise TFLiteFileError("it has no graph")
+    graph = model.subgraphs[0]
+    tensors = tuple(_tensor(model, i, t) for i, t in enumerate(graph.tensors or ()))
+    ops = tuple(_op(model, i, op, len(tensors)) for i, op in enumerate(graph.operators or ()))
+    inputs, outputs = _indices(graph.inputs, len(tensors)), _indices(graph.outputs, len(tensors))
+    known = set(inputs) | {t.index for t in tensors if t.data is not None} | {-1}
+    known |= {i for i, t in enumerate(graph.tensors or ()) if t.isVariable}
+    for op in ops:
+        missing = [i for i in op.inputs if i not in known]
+        if missing:
+            raise TFLiteFileError(
+                f"op {op.index} ({op.name}) reads tensor {missing[0]}, which nothing has made by then"
+            )
+        known |= set(op.outputs)
+    if not set(outputs) <= known:
+        raise TFLiteFileError("an output of the graph is made by no op")
+    names_in, names_out = _signature(model, inputs, outputs, tensors)
+    return File(data, model, tensors, ops, inputs, outputs, names_in, names_out, _metadata(model))
+
+
+def _tensor(model: Model, index: int, t: Any) -> Tensor:
+    shape = tuple(int(n) for n in (t.shape if t.shape is not None else ()))
+    dtype = _DTYPES.get(_NAMES["TensorType"].get(t.type, "?"), _NAMES["TensorType"].get(t.type, "?").lower())
+    if any(n < 0 for n in shape) or not 0 <= t.buffer < len(model.buffers):
+        raise TFLiteFileError(f"tensor {index} has shape {shape} and buffer {t.buffer} of {len(model.buffers)}")
+    buffer, content = model.buffers[t.buffer], None
+    if buffer.offset > 1:
+        raise TFLiteFileError("its weights lie outside the flatbuffer (files above 2 GB), which is not supported")
+    if buffer.data is not None and len(buffer.data):
+        raw = np.asarray(buffer.data, np.uint8)
+        if dtype in _DTYPES.values():
+            if len(raw) != np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)):
+                raise TFLiteFileError(f"tensor {index} of shape {shape} and type {dtype} has {len(raw)} bytes of data")
+            content = raw.view(dtype).reshape(shape)
+        else:
+            content = raw
+    q = t.quantization
+    scale = np.asarray(q.scale if q is not None and q.scale is not None else [], np.float64)
+    zero_point = np.asarray(q.zeroPoint if q is not None and q.zeroPoint is not None else [], np.int64)
+    dimension = int(q.quantizedDimension) if q is not None else 0
+    if scale.size > 1 and not (0 <= dimension < len(shape) and shape[dimension] == scale.size):
+        raise TFLiteFileError(f"tensor {index} of shape {shape} has {scale.size} scales along dimension {dimension}")
+    if zero_point.size not in (0, 1, scale.size):
+        raise TFLiteFileError(f"tensor {index} has {scale.size} scales and {zero_point.size} zero points")
+    return Tensor(index, _text(t.name), shape, dtype, scale, zero_point, dimension, content)
+
+
+def _op(model: Model, index: int, op: Any, tensors: int) -> Op:
+    if not 0 <= op.opcodeIndex < len(model.operatorCodes or ()):
+        raise TFLiteFileError(f"op {index} has opcode {op.opcodeIndex} of {len(model.operatorCodes or ())}")
+    fused = _NAMES["ActivationFunctionType"].get(getattr(op.builtinOptions, "fusedActivationFunction", 0), "?")
+    return Op(
+        index,
+        opcode(model, op),
+        _indices(op.inputs, tensors, optional=True),
+        _indices(op.outputs, tensors),
+        fused,
+        op.builtinOptions,
+    )
+
+
+def _indices(values: Any, n: int, optional: bool = False) -> tuple[int, ...]:
+    indices = tuple(int(i) for i in (values if values is not None else ()))
+    if any(not (-1 if optional else 0) <= i < n for i in indices):
+        raise TFLiteFileError(f"a list of tensors {list(indices)} points outside the {n} tensors that there are")
+    return indices
+
+
+def _signature(
+    model: Model, inputs: tuple[int, ...], outputs: tuple[int, ...], tensors: tuple[Tensor, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the graph's inputs and outputs: those of its signature, else of the tensors."""
+    names = {i: tensors[i].name for i in (*inputs, *outputs)}
+    for signature in model.signatureDefs or ():
+        if signature.subgraphIndex == 0:
+            for entry in (*(signature.inputs or ()), *(signature.outputs or ())):
+                if entry.tensorIndex in names:
+                    names[entry.tensorIndex] = _text(entry.name)
+            break
+    return tuple(names[i] for i in inputs), tuple(names[i] for i in outputs)
+
+
+def _metadata(model: Model) -> dict[str, bytes]:
+    found = {}
+    for entry in model.metadata or ():
+        if 0 <= entry.buffer < len(model.buffers) and model.buffers[entry.buffer].data is not None:
+            found[_text(entry.name)] = bytes(np.asarray(model.buffers[entry.buffer].data, np.uint8))
+    return found
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""

@@ -1,0 +1,297 @@
+"""Verify: does the .tflite on the device still compute the activations that were trained?"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_relu_suite import devices as device_registry
+from keras_relu_suite.describe import Description, describe
+from keras_relu_suite.devices import Device
+from keras_relu_suite.errors import (
+    DeviceCrashed,
+    DeviceError,
+    DeviceRefused,
+    ModelError,
+    TFLiteFileError,
+    UsageError,
+)
+from keras_relu_suite.export.calibrate import by_name
+from keras_relu_suite.tflite import graph, schema
+from keras_relu_suite.tflite.schema import File
+from keras_relu_suite.verify import exhaust, fidelity, match
+from keras_relu_suite.verify.exhaust import SiteCheck
+from keras_relu_suite.verify.inplace import Comparison, Outcome
+from keras_relu_suite.verify.match import Expected, Pair
+from keras_relu_suite.verify.result import DeviceRecord, SiteRecord, Verification
+from keras_relu_suite.verify.rules import Finding, finding
+
+Progress = Callable[[str], None]
+
+
+def verify(
+    tflite: str | os.PathLike[str] | bytes,
+    model: keras.Model | None = None,
+    data: Any = None,
+    devices: Sequence[str] = ("xnnpack", "reference"),
+    labels: Any = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check a .tflite file on real runtimes: its graph, every activation over every input code, and the whole.
+
+    Args:
+        tflite: Path or bytes of the file.
+        model: The Keras model that it was exported from. Without it the slopes in our metadata are the reference;
+            without those too, the report says that it proves what the file computes, not what was trained.
+        data: Inputs for the comparison in place and end to end: an array, a list, or a dict by input name. Needs
+            `model`.
+        devices: Names of devices, see `keras_relu_suite.devices.names()`.
+        labels: The true classes of the samples, for the accuracy.
+        strict: Warnings count as errors.
+        progress: Called with one line at each step.
+
+    Returns:
+        A `Verification`: true only if everything asked for was compared and held.
+
+    Raises:
+        TFLiteFileError: the file is not a TFLite model, is damaged, or applies no activation.
+        UnknownDeviceError: a name that no device has.
+        MismatchError: model and file do not have the same inputs and outputs.
+        CalibrationError: data is empty, has NaN or the wrong shape.
+        ModelError: the model is not built.
+    """
+    say = progress or (lambda line: None)
+    if not devices:
+        raise UsageError("devices is empty: nothing could be compared. Name at least one, for example 'xnnpack'")
+    opened = [device_registry.get(name) for name in dict.fromkeys(devices)]
+    file, label = _read(tflite)
+    found = graph.sites(file)
+    if not found.sites:
+        raise TFLiteFileError(f"{label} applies no activation that could be verified ({len(file.ops)} ops)")
+    description, ports, arrays = None, None, None
+    if model is not None:
+        description = describe(model)
+        ports = match.ports(model, file)
+    if data is not None:
+        if model is None or ports is None:
+            raise UsageError("data is compared with the Keras model's activations: pass model= as well")
+        by = by_name(data, ports.specs, "data")
+        arrays = [by[name] for name, _, _ in ports.specs]
+    reference, expected = _reference(file, description)
+    pairs, findings = match.pair(expected, found.sites)
+    findings += _graph_findings(file)
+    not_compared = [f"graph: {text}" for text in found.unread]
+    if description is not None:
+        not_compared += [f"{u.name}: {u.reason}" for u in description.unread]
+    if reference is None:
+        not_compared.append("trained slopes: there is neither a Keras model nor our metadata to compare with")
+    records: list[DeviceRecord] = []
+    checks: list[SiteCheck] = []
+    outcome: Outcome | None = None
+    try:
+        running = _start(opened, file, records, findings)
+        say(f"function: {len(pairs)} activations on {len(running)} devices")
+        checks = _function(file, pairs, running, findings, not_compared)
+        for p in pairs:
+            if p.expected is not None:
+                mine = [c for c in checks if c.site == p.name]
+                findings += fidelity.slopes(p.name, p.expected.semantics, p.site, mine)
+        if arrays is not None and model is not None and description is not None and ports is not None:
+            say(f"in place and end to end: {len(arrays[0])} samples")
+            outcome = Comparison(file, pairs, ports, model, description.sites, labels).run(running, arrays)
+            findings += _in_place_findings(outcome, running)
+            not_compared += [f"{name}: the sizes in Keras and in the file differ" for name in outcome.not_aligned]
+        else:
+            not_compared.append("in place and end to end: needs the Keras model and data")
+    finally:
+        for device in opened:
+            device.close()
+    if not any(c.compared for c in checks):
+        findings.append(finding("KRS901", "nothing was compared: no device could run any activation of this file"))
+    return Verification(
+        file=label,
+        sha256=hashlib.sha256(file.data).hexdigest(),
+        size=len(file.data),
+        reference=reference,
+        devices=tuple(records),
+        sites=tuple(site_record(p) for p in pairs),
+        checks=tuple(checks),
+        in_place=outcome.in_place if outcome else (),
+        end_to_end=outcome.end_to_end if outcome else (),
+        findings=tuple(sorted(findings, key=lambda f: ("error", "coverage", "warning").index(f.severity))),
+        not_compared=tuple(not_compared),
+        strict=strict,
+    )
+
+
+def _read(tflite: str | os.PathLike[str] | bytes) -> tuple[File, str]:
+    if isinstance(tflite, bytes):
+        return schema.read(tflite, "the given bytes"), "bytes"
+    path = Path(tflite)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TFLiteFileError(f"Cannot read {str(path)!r}: {error.strerror or error}") from error
+    return schema.read(data, str(path)), path.name
+
+
+def _reference(file: File, description: Description | None) -> tuple[str | None, list[Expected] | None]:
+    if description is not None:
+        if not description.sites:
+            raise ModelError("The Keras model has no activation that can be read: " + "; ".join(
+                f"{u.name} ({u.reason})" for u in description.unread) or "none")  # fmt: skip
+        return "keras", [Expected(s.name, s.semantics, s.calls) for s in description.sites]
+    metadata = match.from_metadata(file)
+    return ("metadata", metadata) if metadata else (None, None)
+
+
+def _graph_findings(file: File) -> list[Finding]:
+    found = [
+        finding("KRS204", f"op {op.index} ({op.name}) computes in float in the middle of an integer graph")
+        for op in graph.float_islands(file)
+    ]
+    return found + [
+        finding("KRS205", f"op {op.index} needs {op.name.partition(':')[2]!r}")
+        for op in file.ops
+        if op.name.startswith("CUSTOM:")
+    ]
+
+
+def _start(devices: Sequence[Device], file: File, records: list[DeviceRecord], findings: list[Finding]) -> list[Device]:
+    """The devices that are there; a finding for each that is not or that does not take the file."""
+    running = []
+    zeros = [np.zeros((1, *file.tensors[i].shape), file.tensors[i].dtype) for i in file.inputs]
+    for device in devices:
+        reason, executed = device.unavailable(), ()
+        if reason is not None:
+            findings.append(finding("KRS902", f"{device.name} is not available: {reason}", device=device.name))
+        else:
+            try:
+                executed = device.run(file.data, zeros, outputs=len(file.outputs)).executed
+                running.append(device)
+            except DeviceError as error:
+                findings.append(_device_finding(device, error, "the whole file"))
+        records.append(DeviceRecord(device.name, device.kind, device.engine, device.version, reason, executed))
+    return running
+
+
+def _device_finding(device: Device, error: DeviceError, what: str) -> Finding:
+    """A crash is the file's fault only on a runtime that still starts."""
+    if isinstance(error, DeviceCrashed):
+        if device.unavailable() is None:
+            return finding("KRS904", f"{device.name} on {what}: {error}", device=device.name)
+        return finding("KRS902", f"{device.name} vanished on {what}: {error}", device=device.name)
+    if isinstance(error, DeviceRefused):
+        return finding("KRS903", f"{device.name} refuses {what}: {error}", device=device.name)
+    return finding("KRS902", f"{device.name}: {error}", device=device.name)
+
+
+def _function(
+    file: File, pairs: Sequence[Pair], devices: Sequence[Device], findings: list[Finding], not_compared: list[str]
+) -> list[SiteCheck]:
+    checks = []
+    for p in pairs:
+        probes = exhaust.probes(file, p.site)
+        if isinstance(probes, str):
+            not_compared.append(f"{p.name}: function ({p.site.lowering}): {probes}")
+            continue
+        for device in devices:
+            try:
+                check = exhaust.check(p.name, p.site, probes, device)
+            except DeviceError as error:
+                findings.append(_device_finding(device, error, p.name))
+                continue
+            checks.append(check)
+            if not check:
+                witness = "" if check.witness is None else check.witness.text()
+                findings.append(
+                    finding(
+                        "KRS101",
+                        f"{p.name} on {device.name}: {check.beyond:,} of {check.compared:,} values are off by more than "
+                        f"rounding; {witness}",
+                        site=p.name,
+                        device=device.name,
+                        channel=None if check.witness is None else check.witness.channel,
+                    )
+                )
+    return checks
+
+
+def _in_place_findings(outcome: Outcome, devices: Sequence[Device]) -> list[Finding]:
+    found = []
+    for device in devices:
+        if device.name in outcome.failed:
+            found.append(_device_finding(device, outcome.failed[device.name], "the file with its inner tensors tapped"))
+        if device.name in outcome.tapped_differs:
+            found.append(finding("KRS304", f"{device.name}: other outputs with the tensors tapped", device=device.name))
+        if device.name in outcome.not_finite:
+            found.append(finding("KRS401", f"{device.name}: NaN or inf in the outputs", device=device.name))
+        bad = [i for i in outcome.in_place if i.device == device.name and not i]
+        for i in bad[:1]:
+            more = f"; after it also {', '.join(b.name for b in bad[1:])}" if bad[1:] else ""
+            found.append(
+                finding(
+                    "KRS301",
+                    f"{i.name} on {device.name} is the first to differ in place: channel {i.channel} is off by "
+                    f"{i.error:.3g} (RMS), rounding explains {i.limit:.3g}{more}",
+                    site=i.name,
+                    device=device.name,
+                    channel=i.channel,
+                )
+            )
+    for i in outcome.in_place:
+        if i.quantisation_dead:
+            found.append(
+                finding(
+                    "KRS302",
+                    f"{i.name} on {i.device}: units {list(i.quantisation_dead)} fire in Keras but never change their "
+                    "output code",
+                    site=i.name,
+                    device=i.device,
+                )
+            )
+    for e in outcome.end_to_end:
+        if not e:
+            found.append(
+                finding(
+                    "KRS303",
+                    f"output {e.name} on {e.device} differs from Keras by {e.rms:.3g} (RMS over {e.samples} samples); "
+                    f"rounding alone gives {e.rounding:.3g}, {e.limit:.3g} is allowed",
+                    device=e.device,
+                )
+            )
+    return found
+
+
+def site_record(p: Pair) -> SiteRecord:
+    """The site as a plain record."""
+
+    def tensor(t: schema.Tensor) -> dict[str, Any]:
+        return {
+            "tensor": t.name,
+            "shape": list(t.shape),
+            "dtype": t.dtype,
+            "scale": t.scale.tolist(),
+            "zero_point": t.zero_point.tolist(),
+        }
+
+    function = p.site.semantics
+    trained = None if p.expected is None or not p.expected.semantics.slopes else p.expected.semantics.negative_slopes
+    return SiteRecord(
+        name=p.name,
+        activation=function.kind,
+        described=function.describe(),
+        lowering=p.site.lowering,
+        fused=p.site.fused,
+        slopes=tuple(float(a) for a in np.ravel(function.negative_slopes)),
+        trained_slopes=None if trained is None else tuple(float(a) for a in np.ravel(trained)),
+        input=tensor(p.site.input),
+        output=tensor(p.site.output),
+    )

@@ -1,0 +1,162 @@
+"""Run a site's probes on a device and hold every answer against the oracle: the function check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_relu_suite.devices import Device
+from keras_relu_suite.tflite import bounds, cutout, kernels
+from keras_relu_suite.tflite.cutout import Probe
+from keras_relu_suite.tflite.graph import TFLiteSite
+from keras_relu_suite.tflite.schema import File
+
+
+@dataclass(frozen=True)
+class Witness:
+    """The worst case of a check: where, what was expected, what came. x is an input code of a pointwise integer site,
+    an accumulator of a fused one, a float of a float site."""
+
+    channel: int
+    x: float
+    x_is: str
+    expected: float
+    got: float
+
+    def text(self) -> str:
+        return f"channel {self.channel}, {self.x_is} {self.x:g}: expected {self.expected:g}, got {self.got:g}"
+
+
+@dataclass(frozen=True)
+class SiteCheck:
+    """What the function check of one site on one device found.
+
+    Args:
+        site: Its name.
+        device: The device's name.
+        compared: How many codes × channels (of a fused op: accumulators × channels) were compared.
+        codes: How many different output codes were seen; None for floats.
+        off_by_rounding: How many differ from the correctly rounded code by 1 LSB, which is allowed.
+        beyond: How many differ by more than is allowed.
+        worst: The largest difference, in LSB for integers, in the allowed error for floats.
+        witness: Where it is.
+        table: For a pointwise integer site, the device's output code for every input code × channel.
+    """
+
+    site: str
+    device: str
+    compared: int
+    codes: int | None
+    off_by_rounding: int
+    beyond: int
+    worst: float
+    witness: Witness | None
+    table: NDArray[np.int64] | None = None
+
+    def __bool__(self) -> bool:
+        return self.compared > 0 and self.beyond == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "site": self.site,
+            "device": self.device,
+            "compared": self.compared,
+            "output_codes_seen": self.codes,
+            "off_by_rounding": self.off_by_rounding,
+            "beyond_bound": self.beyond,
+            "worst": self.worst,
+            "worst_unit": "allowed error" if self.codes is None else "LSB",
+            "witness": None if self.witness is None else vars(self.witness),
+        }
+
+
+def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
+    """The probes of a site; a sentence if this version has none for it."""
+    types = {site.input.dtype, site.output.dtype}
+    if len(types) > 1 or not types <= {"int8", "uint8", "int16", "float32"}:
+        return f"its input is {site.input.dtype} and its output {site.output.dtype}"
+    integers = site.input.dtype != "float32"
+    if integers and not (site.input.scale.size == site.output.scale.size == 1):
+        return "its input or output has no single scale"
+    if not site.fused:
+        return [cutout.pointwise(file, site)]
+    if site.op.name in ("ADD", "SUB", "MUL"):
+        return "all pairs of 16-bit codes are too many" if site.input.dtype == "int16" else [cutout.pairs(file, site)]
+    if site.op.name in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
+        return [cutout.pool(file, site)]
+    if site.op.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+        weights = file.tensors[site.op.inputs[1]]
+        if integers and (site.input.dtype != "int8" or weights.dtype != "int8" or weights.data is None):
+            return f"it is fused into a {site.op.name} of {site.input.dtype} × {weights.dtype}"
+        if not integers and weights.dtype not in ("float32", "float16"):
+            return f"it is fused into a {site.op.name} with {weights.dtype} weights and float32 activations (hybrid)"
+        return list((kernels.integer if integers else kernels.floating)(file, site))
+    return f"it is fused into {site.op.name}, for which there is no test kernel"
+
+
+def check(name: str, site: TFLiteSite, site_probes: list[Probe], device: Device) -> SiteCheck:
+    """Run the probes on the device and compare every answer.
+
+    Raises:
+        DeviceError: the device refused, crashed or is not there.
+    """
+    parts = [_compare(name, site, probe, device) for probe in site_probes]
+    worst = max(parts, key=lambda part: part.worst)
+    tables = [part.table for part in parts if part.table is not None]
+    seen = [part.codes for part in parts if part.codes is not None]
+    return SiteCheck(
+        site=name,
+        device=device.name,
+        compared=sum(part.compared for part in parts),
+        codes=max(seen) if seen else None,
+        off_by_rounding=sum(part.off_by_rounding for part in parts),
+        beyond=sum(part.beyond for part in parts),
+        worst=worst.worst,
+        witness=worst.witness,
+        table=tables[0] if tables else None,
+    )
+
+
+def _compare(name: str, site: TFLiteSite, probe: Probe, device: Device) -> SiteCheck:
+    got = device.run(probe.model, probe.inputs, outputs=1).outputs[0][0]
+    integers = got.dtype.kind in "iu"
+    x = np.broadcast_to(probe.x, got.shape)
+    if integers:
+        error = np.abs(bounds.code_error(got, probe.exact)).astype(np.float64)
+        expected = bounds.rounded(probe.exact, got.dtype.name).astype(np.float64)
+    else:
+        error = bounds.float_error(got, probe.exact, probe.magnitude, site.semantics)
+        # What a kernel does to NaN, and alpha = 0 to inf, is the platform's: neither is compared.
+        error = np.where(np.isnan(x) | (np.isinf(x) & (probe.exact == 0)), 0.0, error)
+        expected = probe.exact
+    allowed = bounds.LSB if integers else 1.0
+    at = np.unravel_index(int(np.argmax(error)), error.shape)
+    kind = "input code" if integers and probe.in_codes else "accumulator" if integers else "x ="
+    if integers and not probe.in_codes and site.op.name in ("ADD", "SUB", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"):
+        kind = "input code"
+    witness = Witness(
+        channel=probe.first_channel + (_channel(at, got.shape) if probe.in_codes else int(at[-1])),
+        x=float(x[at]),
+        x_is=kind,
+        expected=float(expected[at]),
+        got=float(got[at]),
+    )
+    return SiteCheck(
+        site=name,
+        device=device.name,
+        compared=int(got.size),
+        codes=len(np.unique(got)) if integers else None,
+        off_by_rounding=int(np.count_nonzero((error > 0) & (error <= allowed))) if integers else 0,
+        beyond=int(np.count_nonzero(error > allowed)),
+        worst=float(error[at]),
+        witness=witness if error[at] > 0 else None,
+        table=got.astype(np.int64) if integers and probe.in_codes else None,
+    )
+
+
+def _channel(at: tuple[Any, ...], shape: tuple[int, ...]) -> int:
+    """The channel of an index; of slopes that differ by position too, the position counted with it."""
+    return int(np.ravel_multi_index(tuple(int(i) for i in at[1:]), shape[1:])) if len(shape) > 1 else 0

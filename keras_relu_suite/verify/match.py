@@ -1,0 +1,188 @@
+"""Which activation of the file is which of the model: inputs and outputs by name, sites by scope or by order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_relu_suite.errors import MismatchError
+from keras_relu_suite.export.convert import model_inputs, output_names
+from keras_relu_suite.semantics import Semantics
+from keras_relu_suite.tflite import names
+from keras_relu_suite.tflite.graph import TFLiteSite
+from keras_relu_suite.tflite.schema import File
+from keras_relu_suite.verify.rules import Finding, finding
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the trained network says of one site: from the Keras model or from our metadata."""
+
+    name: str
+    semantics: Semantics
+    calls: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A site of the file, the name to call it by, and what was trained there if that is known."""
+
+    name: str
+    site: TFLiteSite
+    expected: Expected | None = None
+    call: int = 0
+
+
+def from_metadata(file: File) -> list[Expected] | None:
+    """The sites that our export wrote into the file; None if it did not."""
+    raw = file.metadata.get(names.METADATA)
+    if raw is None:
+        return None
+    try:
+        content = json.loads(raw)
+        return [Expected(s["name"], Semantics.from_dict(s), int(s["calls"])) for s in content["sites"]]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tuple[list[Pair], list[Finding]]:
+    """Every site of the file with its counterpart; and findings for those that have none, or one of another kind.
+
+    By scope where the file was exported by us (the names of its tensors are then those of the sites), else the longest
+    common sequence of both in order of execution.
+    """
+    if expected is None:
+        return [Pair(site.name, site) for site in found], []
+    wanted = [(e, call) for e in expected for call in range(e.calls)]
+    chosen = _by_scope(wanted, found)
+    if not chosen:
+        chosen = _by_order(wanted, found)
+    pairs, findings = [], []
+    for j, site in enumerate(found):
+        if j not in chosen:
+            pairs.append(Pair(site.name, site))
+            findings.append(
+                finding("KRS202", f"{site.name}: the file has a {site.semantics.describe()} ({site.lowering}) "
+                        "without counterpart in the model", site=site.name)
+            )  # fmt: skip
+            continue
+        e, call = wanted[chosen[j]]
+        name = e.name if e.calls == 1 else f"{e.name}#{call + 1}"
+        if e.semantics.same_family(site.semantics):
+            pairs.append(Pair(name, site, e, call))
+        else:
+            pairs.append(Pair(name, site))
+            findings.append(
+                finding("KRS203", f"{name}: the model has {e.semantics.describe()}, the file "
+                        f"{site.semantics.describe()} ({site.lowering})", site=name)
+            )  # fmt: skip
+    for i, (e, call) in enumerate(wanted):
+        if i not in chosen.values():
+            which = f" (call {call + 1} of {e.calls})" if e.calls > 1 else ""
+            findings.append(
+                finding("KRS201", f"{e.name}: the model's {e.semantics.describe()}{which} has no counterpart in the "
+                        "file", site=e.name)
+            )  # fmt: skip
+    return pairs, findings
+
+
+def _by_scope(wanted: list[tuple[Expected, int]], found: Sequence[TFLiteSite]) -> dict[int, int]:
+    """{index in found: index in wanted}."""
+    chosen: dict[int, int] = {}
+    for i, (e, _) in enumerate(wanted):
+        scope = names.scope(e.name)
+        for j, site in enumerate(found):
+            if j not in chosen and names.belongs(site.output.name, scope):
+                chosen[j] = i
+                break
+    return chosen
+
+
+def _by_order(wanted: list[tuple[Expected, int]], found: Sequence[TFLiteSite]) -> dict[int, int]:
+    """The alignment of both sequences with the most pairs of one family, then of one size."""
+    n, m = len(wanted), len(found)
+    best = [[0.0] * (m + 1) for _ in range(n + 1)]
+    for i in range(n - 1, -1, -1):
+        for j in range(m - 1, -1, -1):
+            best[i][j] = max(best[i + 1][j], best[i][j + 1], best[i + 1][j + 1] + _likeness(wanted[i][0], found[j]))
+    chosen: dict[int, int] = {}
+    i = j = 0
+    while i < n and j < m:
+        like = _likeness(wanted[i][0], found[j])
+        if like and best[i][j] == best[i + 1][j + 1] + like:
+            chosen[j] = i
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j]:
+            i += 1
+        else:
+            j += 1
+    return chosen
+
+
+def _likeness(e: Expected, site: TFLiteSite) -> float:
+    if not e.semantics.same_family(site.semantics):
+        return 0.0
+    sizes = {e.semantics.negative_slopes.size, site.semantics.negative_slopes.size}
+    return 1.0 + 0.5 * (e.semantics.kind == site.semantics.kind) + 0.25 * (len(sizes) == 1)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """How the model's inputs and outputs map to the file's: for each of the file's, its position in the model."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    specs: tuple[tuple[str, tuple[int | None, ...], str], ...]
+
+
+def ports(model: keras.Model, file: File) -> Ports:
+    """The mapping of inputs and outputs.
+
+    Raises:
+        MismatchError: their numbers or shapes do not fit.
+    """
+    inputs = model_inputs(model)
+    shapes = [tuple(s) for _, s, _ in inputs]
+    into = _assign("inputs", [n for n, _, _ in inputs], shapes, file, file.inputs, file.input_names)
+    outputs = _outputs(model)
+    out = _assign("outputs", [n for n, _ in outputs], [s for _, s in outputs], file, file.outputs, file.output_names)
+    return Ports(into, out, tuple(inputs))
+
+
+def _outputs(model: keras.Model) -> list[tuple[str, tuple[int | None, ...]]]:
+    try:
+        tensors = keras.tree.flatten(model.outputs)
+    except (AttributeError, ValueError):
+        tensors = []
+    if not tensors:
+        shapes = model.compute_output_shape([s for _, s, _ in model_inputs(model)][0])
+        return [("output", tuple(shapes))]
+    return [(n, tuple(t.shape)) for n, t in zip(output_names(model), tensors, strict=True)]
+
+
+def _assign(
+    what: str, theirs: list[str], shapes: list[Any], file: File, indices: tuple[int, ...], labels: tuple[str, ...]
+) -> tuple[int, ...]:
+    described = f"The model's {what} are {_list(theirs, shapes)}, the file's " + _list(
+        labels, [file.tensors[i].shape for i in indices]
+    )
+    if len(theirs) != len(indices):
+        raise MismatchError(f"{described}: this file was not exported from this model")
+    by_name = [names.argument(n) for n in theirs]
+    if sorted(by_name) == sorted(labels):
+        order = tuple(by_name.index(label) for label in labels)
+    else:
+        order = tuple(range(len(indices)))
+    for position, index in zip(order, indices, strict=True):
+        mine, its = shapes[position][1:], file.tensors[index].shape[1:]
+        if len(mine) != len(its) or any(a is not None and a != b for a, b in zip(mine, its, strict=True)):
+            raise MismatchError(f"{described}: this file was not exported from this model")
+    return order
+
+
+def _list(labels: Sequence[str], shapes: Sequence[Any]) -> str:
+    return ", ".join(f"{n} {tuple(s)}" for n, s in zip(labels, shapes, strict=True))

@@ -1,0 +1,203 @@
+"""What a verification found, frozen: truth value, summary, JSON, exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras_relu_suite import report
+from keras_relu_suite._version import __version__
+from keras_relu_suite.verify.exhaust import SiteCheck
+from keras_relu_suite.verify.rules import Finding
+
+
+@dataclass(frozen=True)
+class DeviceRecord:
+    """A device that was asked for: available or why not."""
+
+    name: str
+    kind: str
+    engine: str
+    version: str
+    unavailable: str | None
+    executed: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "executed": list(self.executed)}
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """One site (or output) in the whole model on one device, over the user's data.
+
+    Args:
+        name, device: Which.
+        error: RMS of its own error on its worst channel, led by the device's values before it, in real units.
+        limit: What is allowed there (`inplace` derives it).
+        channel: That channel.
+        rms_lsb, max_lsb: The free-running error over all channels in LSB of the site's output; real units for floats.
+        switch_agreement: Share of (sample, unit) gates that are on in Keras and on the device alike; None where the
+            activation has no knot.
+        zeros: Share of exact zeros, in Keras and on the device.
+        dead: Units that never fire in Keras on this data.
+        quantisation_dead: Units that fire in Keras but whose output code never changes on the device.
+    """
+
+    name: str
+    device: str
+    error: float
+    limit: float
+    channel: int
+    rms_lsb: float
+    max_lsb: float
+    switch_agreement: float | None = None
+    zeros: tuple[float, float] | None = None
+    dead: tuple[int, ...] = ()
+    quantisation_dead: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.error <= self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "holds": bool(self),
+            "zeros": None if self.zeros is None else list(self.zeros),
+            "dead": list(self.dead),
+            "quantisation_dead": list(self.quantisation_dead),
+        }
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """One output of the whole file on one device against Keras.
+
+    Args:
+        name, device: Which.
+        samples: How many samples were compared.
+        rms, limit: RMS of the difference and what is allowed, 2 × the most that random rounding alone gave.
+        rounding: That most.
+        max_lsb: The largest difference in LSB of the output's last integer tensor; real units for floats.
+        metric: `{"name": "accuracy", "keras": …, "device": …}`, or the share of equal classes.
+    """
+
+    name: str
+    device: str
+    samples: int
+    rms: float
+    limit: float
+    rounding: float
+    max_lsb: float
+    metric: dict[str, Any] | None = None
+
+    def __bool__(self) -> bool:
+        return self.rms <= self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "holds": bool(self)}
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """A site of the file: its name, activation, lowering, slopes and scales."""
+
+    name: str
+    activation: str
+    described: str
+    lowering: str
+    fused: bool
+    slopes: tuple[float, ...]
+    trained_slopes: tuple[float, ...] | None
+    input: dict[str, Any]
+    output: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "slopes": list(self.slopes),
+            "trained_slopes": None if self.trained_slopes is None else list(self.trained_slopes),
+        }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, what held, and what was not compared.
+
+    True only if no error was found and everything that was asked for was compared.
+    """
+
+    file: str
+    sha256: str
+    size: int
+    reference: str | None
+    devices: tuple[DeviceRecord, ...]
+    sites: tuple[SiteRecord, ...]
+    checks: tuple[SiteCheck, ...]
+    in_place: tuple[InPlace, ...]
+    end_to_end: tuple[EndToEnd, ...]
+    findings: tuple[Finding, ...]
+    not_compared: tuple[str, ...]
+    strict: bool = False
+
+    @property
+    def compared(self) -> int:
+        """Codes × channels × devices that were compared."""
+        return sum(check.compared for check in self.checks)
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        counted = ("error", "warning") if self.strict else ("error",)
+        return tuple(f for f in self.findings if f.severity in counted)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if something was found, else 3 if a device could not run everything, else 0."""
+        if self.errors:
+            return 1
+        return 3 if any(f.severity == "coverage" for f in self.findings) else 0
+
+    def __bool__(self) -> bool:
+        return self.exit_code == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "kind": "verification",
+            "keras_relu_suite": __version__,
+            "file": self.file,
+            "sha256": self.sha256,
+            "size": self.size,
+            "holds": bool(self),
+            "exit_code": self.exit_code,
+            "reference": self.reference,
+            "compared": self.compared,
+            "devices": [d.to_dict() for d in self.devices],
+            "sites": [s.to_dict() for s in self.sites],
+            "checks": [c.to_dict() for c in self.checks],
+            "in_place": [i.to_dict() for i in self.in_place],
+            "end_to_end": [e.to_dict() for e in self.end_to_end],
+            "findings": [f.to_dict() for f in self.findings],
+            "not_compared": list(self.not_compared),
+        }
+
+    def summary(self) -> str:
+        """The whole verdict as text for a terminal."""
+        return report.verification_text(self.to_dict())
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as .json or .html; the format follows the suffix.
+
+        Raises:
+            UsageError: another suffix, or a path that cannot be written.
+        """
+        target = Path(path)
+        return report.save(
+            target,
+            {
+                ".json": lambda: json.dumps(self.to_dict(), indent=1),
+                ".html": lambda: report.html({"title": target.stem, "verifications": [self.to_dict()]}),
+            },
+        )

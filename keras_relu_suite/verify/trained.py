@@ -1,0 +1,148 @@
+"""The Keras side of the comparison: what the trained network gives at every site, and how far rounding alone moves it.
+
+Three ways of running it, all in inference mode and without touching a weight:
+
+* *free*: as it is;
+* *led*: every site's output is replaced by the device's, so that what the network computes up to the next site starts
+  from the device's own values and an error shows at the site that makes it and nowhere else;
+* *noisy*: with weights and layer outputs moved by random roundings of the file's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_relu_suite import describe
+from keras_relu_suite.describe import Site
+from keras_relu_suite.monitor import probe
+
+Floats = NDArray[np.float64]
+
+
+class Trained:
+    """A Keras model that can be run with its sites seen and replaced.
+
+    Args:
+        model: The model.
+        sites: Its sites, as `describe` gives them.
+    """
+
+    def __init__(self, model: keras.Model, sites: Sequence[Site]) -> None:
+        self.model, self.sites = model, sites
+        leaves = describe.leaves(model)
+        self._leaves = [layer for layer in leaves if not any(layer is site.layer for site in sites)]
+        self._softmax = [point for point in map(_softmax_point, leaves) if point is not None]
+
+    def run(
+        self,
+        arrays: Sequence[NDArray[Any]],
+        visit: Callable[[int, int, Floats, Floats], Floats | None],
+        noise: Noise | None = None,
+    ) -> tuple[list[Floats], list[tuple[Floats, Floats]]]:
+        """The outputs, and input and output of every softmax in order of execution; at every call of site i,
+        `visit(i, call, x, y)` sees input and output, and may replace y."""
+        calls = [0] * len(self.sites)
+        softmax: list[tuple[Floats, Floats]] = []
+
+        def at_site(i: int, x: Any, activation: Callable[[Any], Any]) -> Any:
+            y = activation(x)
+            call, calls[i] = calls[i], calls[i] + 1
+            instead = visit(i, call, _float64(x), _float64(y))
+            return y if instead is None else keras.ops.convert_to_tensor(instead.reshape(y.shape), dtype=y.dtype)
+
+        def at_softmax(i: int, x: Any, activation: Callable[[Any], Any]) -> Any:
+            x = x if noise is None else noise.layer(x)
+            y = activation(x)
+            softmax.append((_float64(x), _float64(y)))
+            return y
+
+        def at_leaf(i: int, x: Any, call: Callable[[Any], Any]) -> Any:
+            y = call(x)
+            return y if noise is None else noise.layer(y)
+
+        given = self._as_called([keras.ops.convert_to_tensor(a) for a in arrays])
+        with ExitStack() as stack:
+            stack.enter_context(probe.intercept(probe.points(self.sites), at_site))
+            stack.enter_context(probe.intercept(self._softmax, at_softmax))
+            if noise is None:
+                result = self.model(given, training=False)
+            else:
+                stack.enter_context(probe.intercept([(layer, "call") for layer in self._leaves], at_leaf))
+                fixed = [v.value for v in self.model.non_trainable_variables]
+                result, _ = self.model.stateless_call(noise.weights(self.model), fixed, given, training=False)
+        return [_float64(t) for t in keras.tree.flatten(result)], softmax
+
+    def _as_called(self, inputs: list[Any]) -> Any:
+        """The inputs in the structure in which the model takes them."""
+        structure = getattr(self.model, "_inputs_struct", None)
+        if isinstance(structure, dict):
+            return keras.tree.pack_sequence_as(structure, inputs)
+        return inputs[0] if len(inputs) == 1 else inputs
+
+
+def _softmax_point(layer: keras.layers.Layer) -> tuple[Any, str] | None:
+    """Where a layer keeps the softmax that it applies, if it does."""
+    if isinstance(layer, keras.layers.Softmax):
+        return layer, "call"
+    return (layer, "activation") if getattr(layer, "activation", None) is keras.activations.softmax else None
+
+
+class Noise:
+    """Random roundings of the size that a file's types make: uniform within ± half a step.
+
+    Weights: int8 steps are max|w| / 127, of each output channel (of the whole tensor for slopes, and for dense kernels
+    if the file has one scale for them); in float32 a sum of n products is off by at most n roundings, whose random
+    part is √n·2⁻²⁴ of each term. Layer outputs: int8 steps are their range / 255; in float32 2⁻²³ of the range.
+    """
+
+    def __init__(self, integers: bool, dense_per_channel: bool, seed: int) -> None:
+        self.integers, self.dense_per_channel = integers, dense_per_channel
+        self.random = np.random.default_rng(seed)
+
+    def weights(self, model: keras.Model) -> list[Any]:
+        """The trainable weights, moved."""
+        return [self._weight(v) for v in model.trainable_variables]
+
+    def _weight(self, variable: Any) -> Any:
+        w = keras.ops.convert_to_numpy(variable.value).astype(np.float64)
+        if w.ndim < 2 and variable.name != "alpha":
+            return variable.value  # biases are 32-bit; batch norm is folded into the kernel before it
+        if self.integers:
+            step = np.abs(w).max(axis=self._shared(variable, w), keepdims=True) / 127
+        else:
+            fan_in = max(1, w.size // w.shape[-1])
+            step = np.abs(w) * np.sqrt(fan_in) * 2.0**-23
+        moved = w + self.random.uniform(-0.5, 0.5, w.shape) * step
+        return keras.ops.convert_to_tensor(moved, dtype=variable.dtype)
+
+    def _shared(self, variable: Any, w: Floats) -> tuple[int, ...]:
+        """The axes that share one scale."""
+        if variable.name == "alpha" or (w.ndim == 2 and not self.dense_per_channel):
+            return tuple(range(w.ndim))
+        path = variable.path.lower()
+        own = {w.ndim - 1}
+        if "depthwise" in path:
+            own = {w.ndim - 2, w.ndim - 1}
+        elif "transpose" in path:
+            own = {w.ndim - 2}
+        return tuple(a for a in range(w.ndim) if a not in own)
+
+    def layer(self, y: Any) -> Any:
+        """A layer's output, moved."""
+        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype)):
+            return y
+        value = _float64(y)
+        spread = float(value.max() - value.min()) if value.size else 0.0
+        step = spread / 255 if self.integers else spread * 2.0**-23
+        moved = value + self.random.uniform(-0.5, 0.5, value.shape) * step
+        return keras.ops.convert_to_tensor(moved, dtype=y.dtype)
+
+
+def _float64(tensor: Any) -> Floats:
+    return np.asarray(keras.ops.convert_to_numpy(tensor), dtype=np.float64)
