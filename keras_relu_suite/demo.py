@@ -203,7 +203,7 @@ def _lines(d: Demo, trained: int, tested: int) -> tuple[str, ...]:
     linear = sum(len(s.always_on) for s in last.sites)
     lines = [
         f"Trained on {trained:,} real scans of digits for {len(d.history)} epochs, tested on {tested}.",
-        f"Accuracy: {d.accuracy:.4f} in Keras, {_accuracy(float32):.4f} as float32 file, {_accuracy(int8):.4f} as int8.",
+        f"Accuracy: {d.accuracy:.4f} in Keras, {_accuracy(float32):.4f} in float32, {_accuracy(int8):.4f} in int8.",
         f"Dead units: {last.dead} of {last.units} (a PReLU cannot die while its slope is not 0); "
         f"{linear} never switched in the last epoch.",
         f"Slopes: {slopes.size} learned, from 0.25 to {slopes.min():.3f} … {slopes.max():.3f}; "
@@ -220,8 +220,9 @@ def _lines(d: Demo, trained: int, tested: int) -> tuple[str, ...]:
         bad = [f for v in (float32, int8) for f in v.errors if f.device in (None, device.name)]
         ends = [e for e in int8.end_to_end if e.device == device.name]
         worst = max((e.max_lsb for e in ends), default=float("nan"))
+        verdict = "HOLDS" if not bad else f"FAILS: {bad[0].message}"
         lines.append(
             f"{device.name} ({device.engine} {device.version}): {sum(c.compared for c in checks):,} codes × channels "
-            f"compared, int8 outputs within {worst:.1f} LSB of Keras: {'HOLDS' if not bad else 'FAILS: ' + bad[0].message}"
+            f"compared, int8 outputs within {worst:.1f} LSB of Keras: {verdict}"
         )
     return tuple(lines)

@@ -14,6 +14,7 @@ import numpy as np
 from keras_relu_suite import layers, semantics
 from keras_relu_suite.errors import ModelError
 from keras_relu_suite.semantics import Semantics
+from keras_relu_suite.smooth import SMOOTH
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,9 @@ def describe(model: keras.Model) -> Description:
             f"Model {model.name!r} is not built, so the shapes of its weights are not known. Call it once on a batch, "
             "give it a keras.Input, or call model.build(input_shape) first."
         )
-    sites: list[Site] = []
-    unread: list[Unread] = []
-    for item in _walk(model, "", 1, set()):
-        (sites if isinstance(item, Site) else unread).append(item)
-    return Description(tuple(sites), tuple(unread))
+    found = list(_walk(model, "", 1, set()))
+    sites = tuple(item for item in found if isinstance(item, Site))
+    return Description(sites, tuple(item for item in found if isinstance(item, Unread)))
 
 
 def leaves(model: keras.Model) -> list[keras.layers.Layer]:
@@ -204,7 +203,7 @@ def _of_function(function: Any) -> Semantics | None:
     if not str(getattr(function, "__module__", "")).startswith("keras.src.activations"):
         return None
     try:
-        return semantics.named(function.__name__, **arguments)
+        return _named(function.__name__, **arguments)
     except TypeError:
         return None
 
@@ -222,9 +221,32 @@ def _of_operation(operation: Any) -> Semantics | None:
     label = type(operation).__name__
     name = "relu" if label == "ReLU" else re.sub(r"(?<=[a-z])(?=[A-Z])", "_", label).lower()
     try:
-        return semantics.named(name, **arguments)
+        return _named(name, **arguments)
     except TypeError:
         return None
+
+
+def _named(name: str, **parameters: Any) -> Semantics | None:
+    """The Semantics of a keras activation by its lower-case name with its default arguments; None if unknown."""
+    if name == "relu":
+        return semantics.relu(**parameters)
+    if name == "leaky_relu":
+        return semantics.leaky_relu(**parameters)
+    if name == "relu6":
+        return semantics.relu(max_value=6)
+    if name == "linear":
+        return semantics.linear()
+    if name == "hard_sigmoid":
+        return semantics.clip("hard_sigmoid", 0, 1, 1 / 6, 0.5)
+    if name == "hard_tanh":
+        return semantics.clip("hard_tanh", -1, 1)
+    if name in ("swish", "hard_swish"):
+        name = {"swish": "silu", "hard_swish": "hard_silu"}[name]
+    if name == "elu":
+        return semantics.smooth("elu", alpha=float(parameters.get("alpha", 1.0)))
+    if name == "gelu":
+        return semantics.smooth("gelu", approximate=bool(parameters.get("approximate", False)))
+    return semantics.smooth(name) if name in SMOOTH else None
 
 
 def _channel_axis(layer: Any) -> int:

@@ -7,82 +7,20 @@ Training, export and verification all ask this value, so they cannot disagree ab
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+from keras_relu_suite.smooth import SMOOTH, Array
 
 
 def _frozen(value: ArrayLike) -> Array:
     array = np.array(value, dtype=np.float64) + 0.0  # −0 becomes 0
     array.setflags(write=False)
     return array
-
-
-@dataclass(frozen=True)
-class Smooth:
-    """A smooth scalar function: value, slope, and the two limits of its slope's support (for `saturated`)."""
-
-    value: Callable[..., Array]
-    slope: Callable[..., Array]
-    monotone: bool
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
-
-
-def _elu(x: Array, alpha: float) -> Array:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
-
-
-def _elu_slope(x: Array, alpha: float) -> Array:
-    # TensorFlow's EluGrad takes (y + 1)·dy at x = 0, that is 1 for alpha = 1; scaled by alpha otherwise.
-    return np.where(x > 0, 1.0, alpha * np.exp(np.minimum(x, 0)))
-
-
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def _gelu(x: Array, approximate: bool) -> Array:
-    if approximate:
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
-
-
-def _gelu_slope(x: Array, approximate: bool) -> Array:
-    if approximate:
-        u = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-        du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
-        return 0.5 * (1 + np.tanh(u)) + 0.5 * x * (1 - np.tanh(u) ** 2) * du
-    return 0.5 * (1 + _erf(x / math.sqrt(2))) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
-
-
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-
-SMOOTH: dict[str, Smooth] = {
-    "elu": Smooth(_elu, _elu_slope, True),
-    "selu": Smooth(
-        lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA), lambda x: _SELU_SCALE * _elu_slope(x, _SELU_ALPHA), True
-    ),
-    "sigmoid": Smooth(_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x), True),
-    "tanh": Smooth(np.tanh, lambda x: 1 - np.tanh(x) ** 2, True),
-    "softplus": Smooth(lambda x: np.logaddexp(0, x), _sigmoid, True),
-    "softsign": Smooth(lambda x: x / (1 + np.abs(x)), lambda x: 1 / (1 + np.abs(x)) ** 2, True),
-    "exponential": Smooth(np.exp, np.exp, True),
-    "silu": Smooth(lambda x: x * _sigmoid(x), lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))), False),
-    "gelu": Smooth(_gelu, _gelu_slope, False),
-    "hard_silu": Smooth(
-        lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-        lambda x: np.where(x <= -3, 0.0, np.where(x >= 3, 1.0, x / 3 + 0.5)),
-        False,
-    ),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,19 +43,6 @@ class Semantics:
     knot_slopes: tuple[Array, ...] = ()
     knot_sides: tuple[str, ...] = ()
     parameters: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("slopes", "intercepts", "knot_slopes"):
-            object.__setattr__(self, name, tuple(_frozen(a) for a in getattr(self, name)))
-        k = len(self.knots)
-        if self.piecewise_linear and not (
-            len(self.slopes) == len(self.intercepts) == k + 1 and len(self.knot_slopes) == len(self.knot_sides) == k
-        ):
-            raise ValueError(
-                "A piecewise linear Semantics has one piece more than it has knots and one slope and side per knot. "
-                f"Received: {k} knots, {len(self.slopes)} slopes, {len(self.intercepts)} intercepts, "
-                f"{len(self.knot_slopes)} knot slopes, {len(self.knot_sides)} knot sides"
-            )
 
     @property
     def piecewise_linear(self) -> bool:
@@ -145,7 +70,7 @@ class Semantics:
             s = np.where(x == knot, at_knot, s)
         return np.where(np.isnan(x), np.nan, s)
 
-    def _piece(self, i: int, x: Array) -> Array:
+    def _piece(self, i: int, x: Any) -> Any:
         with np.errstate(invalid="ignore"):
             return np.where(self.slopes[i] == 0, self.intercepts[i], self.slopes[i] * x + self.intercepts[i])
 
@@ -204,7 +129,7 @@ class Semantics:
         """The function of one channel: that element of every array of slopes, flattened."""
 
         def pick(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-            return tuple(a if a.size == 1 else a.ravel()[index] for a in arrays)
+            return tuple(a if a.size == 1 else _frozen(a.ravel()[index]) for a in arrays)
 
         return replace(
             self, slopes=pick(self.slopes), intercepts=pick(self.intercepts), knot_slopes=pick(self.knot_slopes)
@@ -222,7 +147,7 @@ class Semantics:
         free = self.knots[:1] == (0.0,)
         return alike and (free or np.array_equal(self.slopes[0], other.slopes[0]))
 
-    def _jump(self, i: int) -> Array:
+    def _jump(self, i: int) -> Any:
         knot = np.float64(self.knots[i])
         return self._piece(i + 1, knot) - self._piece(i, knot)
 
@@ -269,10 +194,8 @@ class Semantics:
         """The inverse of `to_dict`; other keys are ignored."""
         if "parameters" in value:
             return smooth(value["activation"], **value["parameters"])
-        return Semantics(
-            value["activation"],
-            *(tuple(value[k]) for k in ("knots", "slopes", "intercepts", "knot_slopes", "knot_sides")),
-        )
+        names = ("knots", "slopes", "intercepts", "knot_slopes", "knot_sides")
+        return pieces(value["activation"], *(value[name] for name in names))
 
     def describe(self) -> str:
         """A few words: `prelu, 32 slopes in [-0.12, 0.31]`."""
@@ -289,9 +212,35 @@ class Semantics:
         return self.kind
 
 
+def pieces(
+    kind: str,
+    knots: Sequence[float],
+    slopes: Sequence[ArrayLike],
+    intercepts: Sequence[ArrayLike],
+    knot_slopes: Sequence[ArrayLike],
+    knot_sides: Sequence[str],
+) -> Semantics:
+    """A piecewise linear function: `len(knots) + 1` slopes and intercepts, one slope and side for every knot."""
+    k = len(knots)
+    if not (len(slopes) == len(intercepts) == k + 1 and len(knot_slopes) == len(knot_sides) == k):
+        raise ValueError(
+            "A piecewise linear function has one piece more than it has knots, and one slope and side per knot. "
+            f"Received: {k} knots, {len(slopes)} slopes, {len(intercepts)} intercepts, {len(knot_slopes)} knot slopes, "
+            f"{len(knot_sides)} knot sides"
+        )
+    return Semantics(
+        kind,
+        knots=tuple(float(t) for t in knots),
+        slopes=tuple(_frozen(a) for a in slopes),
+        intercepts=tuple(_frozen(a) for a in intercepts),
+        knot_slopes=tuple(_frozen(a) for a in knot_slopes),
+        knot_sides=tuple(knot_sides),
+    )
+
+
 def linear() -> Semantics:
     """f(x) = x."""
-    return Semantics("linear", slopes=(_frozen(1),), intercepts=(_frozen(0),))
+    return pieces("linear", (), (1,), (0,), (), ())
 
 
 def relu(max_value: float | None = None, negative_slope: float = 0.0, threshold: float = 0.0) -> Semantics:
@@ -316,13 +265,13 @@ def relu(max_value: float | None = None, negative_slope: float = 0.0, threshold:
         slopes.append(0.0)
         intercepts.append(max_value)
     kind = "relu6" if (max_value, negative_slope, threshold) == (6.0, 0, 0) else "relu"
-    return Semantics(kind, tuple(knots), tuple(slopes), tuple(intercepts), tuple(at_knots), tuple(sides))
+    return pieces(kind, knots, slopes, intercepts, at_knots, sides)
 
 
 def leaky_relu(negative_slope: float = 0.2) -> Semantics:
     """x for x > 0, negative_slope·x else (also the gradient at 0, as tf.nn.leaky_relu)."""
     a = float(negative_slope)
-    return Semantics("leaky_relu", (0.0,), (a, 1.0), (0.0, 0.0), (a,), ("left",))
+    return pieces("leaky_relu", (0.0,), (a, 1.0), (0.0, 0.0), (a,), ("left",))
 
 
 def prelu(alpha: ArrayLike, knot_slope: ArrayLike | None = None) -> Semantics:
@@ -331,15 +280,13 @@ def prelu(alpha: ArrayLike, knot_slope: ArrayLike | None = None) -> Semantics:
     keras' own PReLU has gradient 0 at x = 0 (`knot_slope=0`), ours alpha (the default).
     """
     alpha = _frozen(alpha)
-    return Semantics(
-        "prelu", (0.0,), (alpha, 1.0), (0.0, 0.0), (alpha if knot_slope is None else knot_slope,), ("left",)
-    )
+    return pieces("prelu", (0.0,), (alpha, 1.0), (0.0, 0.0), (alpha if knot_slope is None else knot_slope,), ("left",))
 
 
 def clip(kind: str, low: float, high: float, slope: float = 1.0, offset: float = 0.0) -> Semantics:
     """min(max(slope·x + offset, low), high): hard_sigmoid, hard_tanh, RELU_N1_TO_1, RELU_0_TO_1."""
     knots = ((low - offset) / slope, (high - offset) / slope)
-    return Semantics(kind, knots, (0.0, slope, 0.0), (low, offset, high), (0.0, 0.0), ("left", "right"))
+    return pieces(kind, knots, (0.0, slope, 0.0), (low, offset, high), (0.0, 0.0), ("left", "right"))
 
 
 def smooth(kind: str, **parameters: Any) -> Semantics:
@@ -347,26 +294,3 @@ def smooth(kind: str, **parameters: Any) -> Semantics:
     if kind not in SMOOTH:
         raise ValueError(f"Unknown smooth activation. Expected one of {sorted(SMOOTH)}. Received: kind={kind!r}")
     return Semantics(kind, parameters=parameters)
-
-
-def named(name: str, **parameters: Any) -> Semantics | None:
-    """The Semantics of a keras activation by its lower-case name with its default arguments; None if unknown."""
-    if name == "relu":
-        return relu(**parameters)
-    if name == "leaky_relu":
-        return leaky_relu(**parameters)
-    if name == "relu6":
-        return relu(max_value=6)
-    if name == "linear":
-        return linear()
-    if name == "hard_sigmoid":
-        return clip("hard_sigmoid", 0, 1, 1 / 6, 0.5)
-    if name == "hard_tanh":
-        return clip("hard_tanh", -1, 1)
-    if name in ("swish", "hard_swish"):
-        name = {"swish": "silu", "hard_swish": "hard_silu"}[name]
-    if name == "elu":
-        return smooth("elu", alpha=float(parameters.get("alpha", 1.0)))
-    if name == "gelu":
-        return smooth("gelu", approximate=bool(parameters.get("approximate", False)))
-    return smooth(name) if name in SMOOTH else None

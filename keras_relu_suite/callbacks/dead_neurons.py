@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
-from keras_relu_suite.describe import Description, Unread, describe
+from keras_relu_suite.describe import Description, Site, Unread, describe
 from keras_relu_suite.errors import ModelError, UsageError
 from keras_relu_suite.monitor import probe, stats, verdict
 from keras_relu_suite.monitor.record import WindowRecord
@@ -79,10 +80,7 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
         self.history = []
         self._sites = coverage.sites
         self._flags = [
-            keras.Variable(
-                np.zeros((stats.rows(s.semantics), s.units), "uint8"), dtype="uint8", trainable=False, name="krs_flags"
-            )
-            for s in self._sites
+            keras.Variable(self._no_flags(s), dtype="uint8", trainable=False, name="krs_flags") for s in self._sites
         ]
         self._samples = keras.Variable(0, dtype="int32", trainable=False, name="krs_samples")
         self._counting = True
@@ -133,6 +131,10 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
             if i == 0:
                 self._samples.assign(self._samples.value + keras.ops.shape(x)[0])
         return activation(x)
+
+    @staticmethod
+    def _no_flags(site: Site) -> NDArray[np.uint8]:
+        return np.zeros((stats.rows(site.semantics), site.units or 0), np.uint8)
 
     def _take(self, epoch: int) -> WindowRecord:
         """The verdicts since the last call; counting begins anew."""

@@ -12,28 +12,35 @@ First it sends {"ready": true, "engine": …, "version": …} or {"ready": false
 {"ok": false, "stage": "load" | "invoke", "message": …}.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import struct
 import sys
 import time
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 import numpy as np
 
 
-def read_exactly(stream, n):
+def read_exactly(stream: BinaryIO, n: int) -> bytes:
+    """n bytes; the end of the stream is the end of this process."""
     data = stream.read(n)
     if len(data) != n:
         sys.exit(0)
     return data
 
 
-def receive(stream):
+def receive(stream: BinaryIO) -> Any:
+    """One JSON header."""
     (n,) = struct.unpack("<Q", read_exactly(stream, 8))
     return json.loads(read_exactly(stream, n))
 
 
-def send(stream, header, blobs=()):
+def send(stream: BinaryIO, header: dict[str, Any], blobs: Iterable[bytes] = ()) -> None:
+    """One JSON header and the bytes that it announces."""
     text = json.dumps(header).encode()
     stream.write(struct.pack("<Q", len(text)) + text)
     for blob in blobs:
@@ -44,7 +51,7 @@ def send(stream, header, blobs=()):
 class LiteRT:
     """One of LiteRT's CPU kernel sets."""
 
-    def __init__(self, kernels):
+    def __init__(self, kernels: str) -> None:
         from importlib.metadata import version
 
         from ai_edge_litert import interpreter
@@ -57,7 +64,7 @@ class LiteRT:
             "reference": interpreter.OpResolverType.BUILTIN_REF,
         }[kernels]
 
-    def load(self, model):
+    def load(self, model: bytes, outputs: int) -> None:
         self.session = self.interpreter.Interpreter(
             model_content=model, experimental_op_resolver_type=self.resolver, num_threads=1
         )
@@ -65,12 +72,12 @@ class LiteRT:
         self.inputs = [d["index"] for d in self.session.get_input_details()]
         self.outputs = [d["index"] for d in self.session.get_output_details()]
 
-    def executed(self):
+    def executed(self) -> list[str]:
         """The ops of the plan that runs; DELEGATE stands for what XNNPACK took over."""
-        details = getattr(self.session, "_get_ops_details", list)()
+        details: list[Any] = getattr(self.session, "_get_ops_details", list)()
         delegates = [op for op in details if op["op_name"].upper() == "DELEGATE"]
         made_by = {int(t): op for op in details if op not in delegates for t in op["outputs"]}
-        replaced = set()
+        replaced: set[int] = set()
         for delegate in delegates:  # the plan still lists the ops that it replaced: all between its outputs and inputs
             stop, todo = {int(t) for t in delegate["inputs"]}, [int(t) for t in delegate["outputs"]]
             while todo:
@@ -80,20 +87,20 @@ class LiteRT:
                     todo += [int(t) for t in op["inputs"] if int(t) not in stop]
         return [op["op_name"] for op in details if op["index"] not in replaced]
 
-    def feed(self, i, value):
+    def feed(self, i: int, value: Any) -> None:
         self.session.set_tensor(self.inputs[i], value)
 
-    def invoke(self):
+    def invoke(self) -> None:
         self.session.invoke()
 
-    def fetch(self):
+    def fetch(self) -> list[Any]:
         return [self.session.get_tensor(i) for i in self.outputs]
 
 
 class Micro:
     """TensorFlow Lite Micro, compiled for this machine."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from importlib.metadata import version
 
         from tflite_micro.python.tflite_micro import runtime
@@ -101,7 +108,8 @@ class Micro:
         self.runtime = runtime
         self.engine, self.version = "tflite-micro", version("tflite-micro")
 
-    def load(self, model):
+    def load(self, model: bytes, outputs: int) -> None:
+        self.count = outputs
         # TFLM wants to be told how much memory it gets; nothing tells how much it needs.
         for arena in (4 * len(model) + (1 << 20), 64 << 20, 512 << 20):
             try:
@@ -112,23 +120,21 @@ class Micro:
                 if arena == 512 << 20:
                     raise
 
-    def executed(self):
+    def executed(self) -> list[str]:
         return []
 
-    def feed(self, i, value):
+    def feed(self, i: int, value: Any) -> None:
         self.session.set_input(value, i)
 
-    def invoke(self):
+    def invoke(self) -> None:
         self.session.invoke()
 
-    def fetch(self):
-        outputs = []
-        for i in range(self.count):
-            outputs.append(np.array(self.session.get_output(i)))
-        return outputs
+    def fetch(self) -> list[Any]:
+        return [np.array(self.session.get_output(i)) for i in range(self.count)]
 
 
-def answer(engine, header, stdin):
+def answer(engine: Any, header: dict[str, Any], stdin: BinaryIO) -> tuple[dict[str, Any], list[bytes]]:
+    """Run one request; whatever the runtime raises is the answer."""
     model = read_exactly(stdin, header["model"])
     inputs = []
     for spec in header["inputs"]:
@@ -137,18 +143,17 @@ def answer(engine, header, stdin):
         inputs.append(np.frombuffer(raw, dtype).reshape(spec["shape"]))
     stage = "load"
     try:
-        engine.count = header["outputs"]
-        engine.load(model)
+        engine.load(model, header["outputs"])
         stage = "invoke"
-        results = None
+        results: list[Any] = []
         for n in range(len(inputs[0])):
             for i, value in enumerate(inputs):
                 engine.feed(i, value[n])
             engine.invoke()
             fetched = engine.fetch()
-            if results is None:
+            if not results:
                 results = [np.empty((len(inputs[0]), *np.shape(f)), np.asarray(f).dtype) for f in fetched]
-            for result, value in zip(results, fetched):
+            for result, value in zip(results, fetched, strict=True):
                 result[n] = value
         seconds = []
         for _ in range(header.get("repeats", 0)):
@@ -163,13 +168,14 @@ def answer(engine, header, stdin):
     ]
 
 
-def main():
+def main() -> None:
+    """Answer requests until stdin ends."""
     # The runtimes print to stdout; keep the real one for frames.
     stdout = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     stdin = sys.stdin.buffer
     try:
-        engine = Micro() if sys.argv[1] == "micro" else LiteRT(sys.argv[1])
+        engine: Any = Micro() if sys.argv[1] == "micro" else LiteRT(sys.argv[1])
     except Exception as error:
         send(stdout, {"ready": False, "reason": f"{type(error).__name__}: {error}"})
         return

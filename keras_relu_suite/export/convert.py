@@ -140,12 +140,12 @@ def _convert(
     ]
     outputs = [names.argument(name) for name in output_names(model)]
 
-    @tf.function(input_signature=specs, autograph=False)
-    def serve(*tensors: Any) -> dict[str, Any]:
+    def answer(*tensors: Any) -> dict[str, Any]:
         given = _as_called(model, tensors)
         result = keras.tree.flatten(model(given, training=False))
         return dict(zip(outputs if len(outputs) == len(result) else _numbered(result), result, strict=True))
 
+    serve = tf.function(answer, input_signature=specs, autograph=False)
     module = tf.Module()
     module.tracked = [v.value for v in model.variables]
     module.serve = serve

@@ -37,19 +37,20 @@ def intercept(where: Sequence[Point], around: Around) -> Iterator[None]:
 
 def attach(where: Sequence[Point], around: Around) -> Callable[[], None]:
     """`intercept` for those who cannot use a `with`; returns the function that undoes it."""
-    restore: list[tuple[Any, str, Any]] = []
+    restore: list[tuple[dict[str, Any], str, Any]] = []
     for i, (layer, name) in enumerate(where):
-        restore.append((layer, name, vars(layer).get(name, _ABSENT)))
-        # vars() and not setattr: keras must not track what stands here.
-        vars(layer)[name] = _wrapped(getattr(layer, name), i, around)
+        # __dict__ and not setattr: keras must not track what stands here.
+        own: dict[str, Any] = layer.__dict__
+        restore.append((own, name, own.get(name, _ABSENT)))
+        own[name] = _wrapped(getattr(layer, name), i, around)
 
     def undo() -> None:
         while restore:
-            layer, name, value = restore.pop()
+            own, name, value = restore.pop()
             if value is _ABSENT:
-                vars(layer).pop(name, None)
+                own.pop(name, None)
             else:
-                vars(layer)[name] = value
+                own[name] = value
 
     return undo
 

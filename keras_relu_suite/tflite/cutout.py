@@ -100,7 +100,8 @@ def to_code(real: NDArray[np.float64], tensor: Tensor) -> NDArray[np.float64]:
     """real / scale + zero_point, not rounded; real itself for float tensors."""
     if not tensor.quantized:
         return real
-    return real / tensor.scale[0] + float(tensor.zero_point[0])
+    codes: NDArray[np.float64] = real / tensor.scale[0] + float(tensor.zero_point[0])
+    return codes
 
 
 def to_real(codes: NDArray[Any], tensor: Tensor) -> NDArray[np.float64]:

@@ -77,6 +77,7 @@ def floating(file: File, site: TFLiteSite) -> Iterator[Probe]:
     near = [at_knots, *(np.nextafter(at_knots, np.float32(d)) for d in (-np.inf, np.inf))]
     x = np.concatenate([sweep[np.isfinite(sweep)], *near]).astype(np.float32)
     builder = Builder(file, site)
+    shape: tuple[int, ...]
     if depthwise:
         feed = np.broadcast_to(x.reshape(-1, 1, 1, 1), (len(x), 1, 1, channels))
         kernel, shape = np.ones((1, 1, 1, channels), np.float32), (len(x), 1, 1, channels)

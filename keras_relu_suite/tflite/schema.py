@@ -15,7 +15,7 @@ from keras_relu_suite.errors import TFLiteFileError
 
 Model = Any  # fb.ModelT; the generated schema carries no types
 
-_NAMES = {
+_NAMES: dict[str, dict[int, str]] = {
     kind: {value: name for name, value in vars(getattr(fb, kind)).items() if isinstance(value, int)}
     for kind in ("BuiltinOperator", "TensorType", "ActivationFunctionType")
 }

@@ -169,7 +169,8 @@ def _start(devices: Sequence[Device], file: File, records: list[DeviceRecord], f
     running = []
     zeros = [np.zeros((1, *file.tensors[i].shape), file.tensors[i].dtype) for i in file.inputs]
     for device in devices:
-        reason, executed = device.unavailable(), ()
+        reason = device.unavailable()
+        executed: tuple[str, ...] = ()
         if reason is not None:
             findings.append(finding("KRS902", f"{device.name} is not available: {reason}", device=device.name))
         else:
@@ -214,8 +215,8 @@ def _function(
                 findings.append(
                     finding(
                         "KRS101",
-                        f"{p.name} on {device.name}: {check.beyond:,} of {check.compared:,} values are off by more than "
-                        f"rounding; {witness}",
+                        f"{p.name} on {device.name}: {check.beyond:,} of {check.compared:,} values are off by more "
+                        f"than rounding; {witness}",
                         site=p.name,
                         device=device.name,
                         channel=None if check.witness is None else check.witness.channel,

@@ -86,7 +86,7 @@ def _effect(delta: NDArray[np.float64], want: NDArray[np.float64], site: TFLiteS
     if not site.input.quantized or not site.output.quantized:
         return np.where(delta > 2.0**-10 * np.maximum(np.abs(want), 2.0**-14), np.inf, 0.0)
     if site.fused:
-        return delta * np.abs(_lowest(site)) / site.output.scale[0]
+        return delta * _lowest(site) / float(site.output.scale[0])
     x_min = site.input.scale[0] * (bounds.code_range(site.input.dtype)[0] - float(site.input.zero_point[0]))
     effect: NDArray[np.float64] = delta * abs(min(x_min, 0.0)) / site.output.scale[0]
     return effect

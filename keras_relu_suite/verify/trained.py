@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -23,6 +24,14 @@ from keras_relu_suite.describe import Site
 from keras_relu_suite.monitor import probe
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The outputs of one run, and (input, output) of every softmax in order of execution."""
+
+    outputs: list[Floats]
+    softmax: list[tuple[Floats, Floats]]
 
 
 class Trained:
@@ -44,9 +53,8 @@ class Trained:
         arrays: Sequence[NDArray[Any]],
         visit: Callable[[int, int, Floats, Floats], Floats | None],
         noise: Noise | None = None,
-    ) -> tuple[list[Floats], list[tuple[Floats, Floats]]]:
-        """The outputs, and input and output of every softmax in order of execution; at every call of site i,
-        `visit(i, call, x, y)` sees input and output, and may replace y."""
+    ) -> Result:
+        """One run; at every call of site i, `visit(i, call, x, y)` sees input and output, and may replace y."""
         calls = [0] * len(self.sites)
         softmax: list[tuple[Floats, Floats]] = []
 
@@ -76,7 +84,7 @@ class Trained:
                 stack.enter_context(probe.intercept([(layer, "call") for layer in self._leaves], at_leaf))
                 fixed = [v.value for v in self.model.non_trainable_variables]
                 result, _ = self.model.stateless_call(noise.weights(self.model), fixed, given, training=False)
-        return [_float64(t) for t in keras.tree.flatten(result)], softmax
+        return Result([_float64(t) for t in keras.tree.flatten(result)], softmax)
 
     def _as_called(self, inputs: list[Any]) -> Any:
         """The inputs in the structure in which the model takes them."""

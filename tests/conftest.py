@@ -1,0 +1,73 @@
+"""Shared fixtures: one small network with every kind of site, and its exported files."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras
+import networks
+import numpy as np
+import pytest
+
+import keras_relu_suite as krs
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Images that look like nothing, positive and negative."""
+    return np.random.default_rng(0).standard_normal((96, 8, 8, 1)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def network():
+    """PReLU, fused ReLU, ADD+ReLU6, depthwise ReLU6, a shared LeakyReLU, batch norm, dense ReLU, softmax."""
+    return networks.mixed()
+
+
+@pytest.fixture(scope="session")
+def chain():
+    """Two PReLU sites in a row, the smallest network that can be wrong in two places."""
+    return networks.chain()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="session")
+def int8_file(chain, data, folder):
+    krs.export(chain, folder / "chain_int8.tflite", mode="int8", calibration=data)
+    return folder / "chain_int8.tflite"
+
+
+@pytest.fixture(scope="session")
+def float_file(chain, folder):
+    krs.export(chain, folder / "chain_float32.tflite")
+    return folder / "chain_float32.tflite"
+
+
+@pytest.fixture(scope="session")
+def mixed_int8(network, data, folder):
+    krs.export(network, folder / "mixed_int8.tflite", mode="int8", calibration=data)
+    return folder / "mixed_int8.tflite"
+
+
+@pytest.fixture(scope="session")
+def keras_file(chain, folder):
+    chain.save(folder / "chain.keras")
+    return folder / "chain.keras"
+
+
+@pytest.fixture(scope="session")
+def data_file(data, folder):
+    np.savez(folder / "data.npz", x=data)
+    return folder / "data.npz"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(0)

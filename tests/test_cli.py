@@ -1,0 +1,150 @@
+"""The command line: exit codes, one line for a mistake, JSON on stdout and talk on stderr."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tflite_edit
+
+from keras_relu_suite import cli
+
+
+def krs(capfd, *arguments):
+    """Exit code, stdout, stderr of one call."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["krs", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+    out, err = capfd.readouterr()
+    return done.value.code, out, err
+
+
+def test_verify_holds(capfd, int8_file, keras_file, data_file):
+    code, out, err = krs(
+        capfd, "verify", int8_file, "--model", keras_file, "--data", data_file, "--device", "xnnpack", "--device", "micro"
+    )
+    assert code == 0, out
+    assert "HOLDS on xnnpack, micro" in out and "compared 10,240 codes × channels" in out
+    assert "HOLDS" not in err
+
+
+def test_verify_json_and_report(capfd, int8_file, tmp_path):
+    code, out, err = krs(capfd, "verify", int8_file, "--json", "--report", tmp_path / "r.html")
+    assert code == 0 and json.loads(out)["holds"] is True
+    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_verify_finds(capfd, int8_file, tmp_path):
+    bad = tmp_path / "bad.tflite"
+    bad.write_bytes(tflite_edit.with_alpha(int8_file.read_bytes(), 0, lambda a: -a))
+    code, out, _ = krs(capfd, "verify", bad, "--device", "reference")
+    assert code == 1 and "KRS102" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("verify", "README"), "is not a TFLite model"),
+        (("verify", "nowhere.tflite"), "Cannot read"),
+        (("verify", "INT8", "--device", "nosuch"), "xnnpack, builtin, reference, micro"),
+        (("verify", "INT8", "--model", "README"), "cannot be loaded as a Keras model"),
+        (("verify", "INT8", "--model", "nowhere.keras"), "no such file"),
+        (("verify", "INT8", "--data", "DATA"), "pass model="),
+        (("verify", "INT8", "--model", "KERAS", "--data", "README"), "cannot be read as .npz"),
+        (("verify", "INT8", "--model", "KERAS", "--data", "NAN"), "NaN or inf"),
+        (("verify", "INT8", "--model", "KERAS", "--data", "EMPTY"), "is empty"),
+        (("verify", "INT8", "--report", "x.txt"), "ends in .json or .html"),
+        (("verify", "INT8", "--import", "no_such_module"), "No module named"),
+        (("verify",), "Missing argument"),
+        (("verify", "INT8", "--no-such-option"), "No such option"),
+        (("nosuch",), "No such command"),
+        (("inspect", "README"), "is not a TFLite model"),
+        (("export", "KERAS", "OUT", "--mode", "int8"), "needs calibration"),
+        (("export", "KERAS", "OUT", "--mode", "int3"), "Unknown mode"),
+        (("export", "KERAS", "nowhere/m.tflite"), "folder must exist"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(capfd, tmp_path, int8_file, keras_file, data_file, arguments, words):
+    files = {"INT8": int8_file, "KERAS": keras_file, "DATA": data_file, "OUT": tmp_path / "m.tflite"}
+    for name, content in (("NAN", np.full((2, 8, 8, 1), np.nan)), ("EMPTY", np.zeros((0, 8, 8, 1)))):
+        files[name] = tmp_path / f"{name}.npz"
+        np.savez(files[name], x=content)
+    files["README"] = tmp_path / "README.md"
+    files["README"].write_text("# Not a model at all, but longer than eight bytes")
+    before = sorted(tmp_path.iterdir())
+    code, out, err = krs(capfd, *(files.get(a, a) for a in arguments))
+    assert code == 2, (out, err)
+    assert words in err and "Traceback" not in err
+    assert len([line for line in err.splitlines() if not line.startswith(("function:", "in place"))]) == 1, err
+    assert sorted(tmp_path.iterdir()) == before, "no partial file is left behind"
+
+
+def test_inspect_both_kinds_of_file(capfd, int8_file, keras_file):
+    code, out, _ = krs(capfd, "inspect", int8_file, "--json")
+    found = json.loads(out)["sites"]
+    assert code == 0 and [(s["name"], s["activation"], s["lowering"]) for s in found] == [
+        ("first", "prelu", "PRELU"),
+        ("second", "prelu", "PRELU"),
+    ]
+    assert len(found[0]["slopes"]) == 8 and found[0]["input"]["scale"]
+    code, out, _ = krs(capfd, "inspect", keras_file)
+    assert code == 0 and "first" in out and "8 in [" in out
+
+
+def test_export_and_devices(capfd, keras_file, data_file, tmp_path):
+    code, out, _ = krs(capfd, "export", keras_file, tmp_path / "m.tflite", "--mode", "int8", "--data", data_file, "--json")
+    assert code == 0 and json.loads(out)["mode"] == "int8"
+    code, out, _ = krs(capfd, "devices", "--json")
+    assert code == 0 and {"xnnpack", "micro"} <= {d["name"] for d in json.loads(out)["devices"]}
+    assert krs(capfd, "devices")[0] == 0
+
+
+def test_a_layer_of_ones_own_needs_its_import(capfd, tmp_path, monkeypatch):
+    import keras
+
+    (tmp_path / "own_layers.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('own')\n"
+        "class Twice(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return x * 2\n"
+    )
+    code = (
+        "import keras, own_layers\n"
+        "keras.Sequential([keras.Input((3,)), own_layers.Twice(), keras.layers.Dense(2, activation='relu')])"
+        ".save('own.keras')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = krs(capfd, "inspect", "own.keras")
+    assert code == 2 and "--import MODULE" in err
+    code, out, _ = krs(capfd, "inspect", "own.keras", "--import", "own_layers")
+    assert code == 0 and "relu" in out and "Twice" in out
+    keras.saving.get_custom_objects().pop("own>Twice", None)
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch, capfd, int8_file):
+    from keras_relu_suite.tflite import graph
+
+    monkeypatch.setattr(graph, "sites", lambda file: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["krs", "inspect", str(int8_file)])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+@pytest.mark.slow
+def test_python_m_and_its_stderr_are_clean(tmp_path):
+    (tmp_path / "README.md").write_text("# Not a model at all")
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_relu_suite", "verify", "README.md"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("krs: README.md is not a TFLite model")

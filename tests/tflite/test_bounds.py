@@ -1,0 +1,57 @@
+"""The oracle against integer arithmetic, and the allowances at their edges."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_relu_suite import semantics
+from keras_relu_suite.tflite import bounds, cutout, graph, schema
+
+
+def test_the_oracle_is_exact_rational_arithmetic(int8_file):
+    file = schema.read(int8_file.read_bytes())
+    site = graph.sites(file).sites[0]
+    probe = cutout.pointwise(file, site)
+    alpha = file.tensors[site.op.inputs[1]]
+    s_in, s_out, s_a = (Fraction(float(t.scale[0])) for t in (site.input, site.output, alpha))
+    z_in, z_out = int(site.input.zero_point[0]), int(site.output.zero_point[0])
+    for channel, code in enumerate(alpha.data.ravel()):
+        for q in range(-128, 128):
+            x = s_in * (q - z_in)
+            y = x if x > 0 else x * s_a * int(code)
+            exact = y / s_out + z_out
+            assert abs(float(exact) - probe.exact[q + 128, 0, 0, channel]) < 1e-9
+
+
+@given(st.integers(-300, 300), st.floats(0, 0.499))
+def test_one_lsb_holds_and_two_do_not(code, fraction):
+    exact = np.array([code + fraction])
+    best = bounds.rounded(exact, "int8")
+    assert -128 <= best[0] <= 127
+    for off in (-1, 0, 1, 2):
+        got = np.clip(best + off, -128, 127).astype(np.int8)
+        assert np.abs(bounds.code_error(got, exact))[0] == abs(int(got[0]) - int(best[0]))
+
+
+def test_float_allowances():
+    f = semantics.prelu([0.1])
+    exact = np.array([1.0, -0.1, np.inf, np.nan, 1e-40])
+    size = np.abs(exact)
+    good = np.array([1.0, np.float32(-0.1), np.inf, np.nan, 0.0], np.float32)
+    assert (bounds.float_error(good, exact, size, f) <= 1).all()
+    bad = np.array([1 + 3e-7, -0.11, 3e38, 0.0, 1e-36], np.float32)
+    assert (bounds.float_error(bad, exact, size, f) > 1).all()
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "tanh"])
+def test_smooth_functions_may_be_16_ulp_off_and_no_more(kind):
+    f = semantics.smooth(kind)
+    exact = np.array([0.5])
+    for ulps, holds in ((15, True), (40, False)):
+        got = (exact + ulps * bounds.EPS32).astype(np.float32)
+        assert (bounds.float_error(got, exact, exact, f) <= 1).all() == holds

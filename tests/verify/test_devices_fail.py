@@ -1,0 +1,116 @@
+"""What verify() says when a device is missing, refuses, crashes or lies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import keras_relu_suite as krs
+from keras_relu_suite import devices
+from keras_relu_suite.devices import Device, Run
+from keras_relu_suite.errors import DeviceCrashed, DeviceRefused
+
+
+class Fake(Device):
+    """The reference device with a fault."""
+
+    def __init__(self, fault, reason=None):
+        super().__init__("reference", "test", "nothing")
+        self.fault, self.reason, self.runs = fault, reason, 0
+
+    def unavailable(self):
+        return self.reason or super().unavailable()
+
+    def run(self, model, inputs, outputs, repeats=0):
+        self.runs += 1
+        return self.fault(self, lambda: super(Fake, self).run(model, inputs, outputs, repeats))
+
+
+def use(monkeypatch, fake):
+    fake.name = "fake"
+    fake.command = Device("reference", "", "").command
+    monkeypatch.setattr(devices, "BUILT_IN", {**devices.BUILT_IN, "fake": lambda: fake})
+
+
+def fails(error, after=0):
+    def fault(fake, real):
+        if fake.runs > after:
+            raise error
+        return real()
+
+    return fault
+
+
+def test_a_missing_device_is_exit_3_and_never_a_pass(monkeypatch, int8_file):
+    use(monkeypatch, Fake(lambda fake, real: real(), reason="not installed"))
+    v = krs.verify(int8_file, devices=["fake", "reference"])
+    assert v.exit_code == 3 and not v
+    assert [f.code for f in v.findings] == ["KRS902"]
+    alone = krs.verify(int8_file, devices=["fake"])
+    assert alone.exit_code == 1 and {"KRS901", "KRS902"} == {f.code for f in alone.findings}
+
+
+def test_a_device_that_refuses_the_file_is_exit_3(monkeypatch, int8_file):
+    use(monkeypatch, Fake(fails(DeviceRefused("no PRELU here"))))
+    v = krs.verify(int8_file, devices=["fake", "reference"])
+    assert v.exit_code == 3 and "no PRELU here" in v.findings[0].message
+
+
+def test_a_crash_on_the_file_is_exit_1_if_the_runtime_starts_otherwise(monkeypatch, int8_file, chain, data):
+    use(monkeypatch, Fake(fails(DeviceCrashed("signal SIGSEGV"), after=2)))
+    v = krs.verify(int8_file, model=chain, data=data, devices=["fake", "reference"])
+    assert v.exit_code == 1 and "SIGSEGV" in next(f for f in v.findings if f.code == "KRS904").message
+    assert any(c.device == "reference" for c in v.checks), "the others go on"
+
+
+def test_a_device_that_vanishes_midway_is_exit_3(monkeypatch, int8_file):
+    def fault(fake, real):
+        if fake.runs > 1:
+            fake.reason = "unplugged"
+            raise DeviceCrashed("gone")
+        return real()
+
+    use(monkeypatch, Fake(fault))
+    v = krs.verify(int8_file, devices=["fake", "reference"])
+    assert v.exit_code == 3 and any("vanished" in f.message for f in v.findings)
+
+
+def changed(change):
+    def fault(fake, real):
+        run = real()
+        return Run(tuple(change(fake, o) for o in run.outputs), run.seconds, run.executed)
+
+    return fault
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_in_the_outputs(monkeypatch, int8_file, chain, data, value):
+    def spoil(fake, o):
+        return np.full_like(o, value) if o.dtype.kind == "f" and o.shape[-1] == 4 else o
+
+    use(monkeypatch, Fake(changed(spoil)))
+    v = krs.verify(int8_file, model=chain, data=data, devices=["fake"])
+    assert "KRS401" in {f.code for f in v.findings} and v.exit_code == 1
+
+
+def test_a_runtime_that_computes_otherwise_when_tapped(monkeypatch, int8_file, chain, data):
+    def fault(fake, real):
+        run = real()
+        if len(run.outputs) == 1 and run.outputs[0].shape[-1] == 4 and fake.runs > 2:
+            return Run(tuple(o + 0.25 for o in run.outputs))
+        return run
+
+    use(monkeypatch, Fake(fault))
+    v = krs.verify(int8_file, model=chain, data=data, devices=["fake"])
+    assert "KRS304" in {f.code for f in v.findings}
+
+
+def test_a_wrong_activation_kernel_is_found_and_named(monkeypatch, int8_file):
+    def clip(fake, o):
+        return np.maximum(o, -100).astype(o.dtype) if o.dtype == np.int8 else o
+
+    use(monkeypatch, Fake(changed(clip)))
+    v = krs.verify(int8_file, devices=["fake"])
+    found = [f for f in v.findings if f.code == "KRS101"]
+    assert v.exit_code == 1 and {f.site for f in found} <= {"first", "second"} and found
+    assert "expected" in found[0].message and "got" in found[0].message
