@@ -81,10 +81,17 @@ watched() {
 
 # run_pip PYTHON ARGUMENT...: up to three times, for networks drop.
 run_pip() {
-    local try
+    local try scratch=${log%/*}/krs-tmp
     for try in 1 2 3; do
+        # Not /tmp, which may be small: pip unpacks 2.6 GB, and a pip that is killed leaves them lying.
+        rm -rf "$scratch"
+        mkdir "$scratch"
         printf '\n(try %s) pip %s\n' "$try" "${*:2}" >>"$log"
-        watched "pip, try $try of 3" "$1" -m pip --disable-pip-version-check --no-input "${@:2}" --progress-bar off && return
+        if watched "pip, try $try of 3" env TMPDIR="$scratch" \
+            "$1" -m pip --disable-pip-version-check --no-input "${@:2}" --progress-bar off; then
+            rm -rf "$scratch"
+            return
+        fi
         say "    pip failed (try $try of 3)"
         [ "$try" = 3 ] || sleep $((try * 3))
     done

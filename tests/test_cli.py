@@ -24,9 +24,8 @@ def krs(capfd, *arguments):
 
 
 def test_verify_holds(capfd, int8_file, keras_file, data_file):
-    code, out, err = krs(
-        capfd, "verify", int8_file, "--model", keras_file, "--data", data_file, "--device", "xnnpack", "--device", "micro"
-    )
+    devices = ("--device", "xnnpack", "--device", "micro")
+    code, out, err = krs(capfd, "verify", int8_file, "--model", keras_file, "--data", data_file, *devices)
     assert code == 0, out
     assert "HOLDS on xnnpack, micro" in out and "compared 10,240 codes × channels" in out
     assert "HOLDS" not in err
@@ -96,7 +95,8 @@ def test_inspect_both_kinds_of_file(capfd, int8_file, keras_file):
 
 
 def test_export_and_devices(capfd, keras_file, data_file, tmp_path):
-    code, out, _ = krs(capfd, "export", keras_file, tmp_path / "m.tflite", "--mode", "int8", "--data", data_file, "--json")
+    arguments = (keras_file, tmp_path / "m.tflite", "--mode", "int8", "--data", data_file, "--json")
+    code, out, _ = krs(capfd, "export", *arguments)
     assert code == 0 and json.loads(out)["mode"] == "int8"
     code, out, _ = krs(capfd, "devices", "--json")
     assert code == 0 and {"xnnpack", "micro"} <= {d["name"] for d in json.loads(out)["devices"]}

@@ -103,6 +103,7 @@ class Device:
                 self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
             )
         except OSError as error:
+            self.close()
             raise DeviceUnavailable(f"{self.name} could not be started: {error}") from error
         deadline = time.monotonic() + 60
         try:

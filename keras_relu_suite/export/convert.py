@@ -18,12 +18,13 @@ import keras
 
 from keras_relu_suite import report
 from keras_relu_suite._version import __version__
-from keras_relu_suite.describe import Description, Site, describe
+from keras_relu_suite.describe import Description, Site, describe, inference_call
 from keras_relu_suite.errors import CalibrationError, ExportError, ModelError, UsageError
 from keras_relu_suite.export import calibrate
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.monitor import probe
 from keras_relu_suite.tflite import graph, names, schema
+from keras_relu_suite.tflite.align import Expected, align
 
 
 def export(
@@ -141,8 +142,8 @@ def _convert(
     outputs = [names.argument(name) for name in output_names(model)]
 
     def answer(*tensors: Any) -> dict[str, Any]:
-        given = _as_called(model, tensors)
-        result = keras.tree.flatten(model(given, training=False))
+        given, keywords = inference_call(model, tensors)
+        result = keras.tree.flatten(model(given, **keywords))
         return dict(zip(outputs if len(outputs) == len(result) else _numbered(result), result, strict=True))
 
     serve = tf.function(answer, input_signature=specs, autograph=False)
@@ -171,14 +172,6 @@ def _convert(
             raise ExportError(
                 f"Model {model.name!r} could not be converted to {spec.mode}: {lines[0][:300] if lines else error!r}"
             ) from error
-
-
-def _as_called(model: keras.Model, tensors: Sequence[Any]) -> Any:
-    """The tensors in the structure in which the model takes its inputs."""
-    structure = getattr(model, "_inputs_struct", None)
-    if structure is None or len(tensors) == 1 and not isinstance(structure, (dict, list, tuple)):
-        return tensors[0] if len(tensors) == 1 else list(tensors)
-    return keras.tree.pack_sequence_as(structure, list(tensors))
 
 
 def _numbered(result: Sequence[Any]) -> list[str]:
@@ -232,10 +225,12 @@ def _with_metadata(
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     found = graph.sites(file).sites
+    wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], found)
     sites, findings = [], [f"{u.name}: {u.reason}" for u in description.unread]
     for site in description.sites:
-        mine = [t for t in found if names.belongs(t.output.name, names.scope(site.name))]
-        lowering = mine[0].lowering if len(mine) == site.calls else None
+        mine = [found[j] for j, i in chosen.items() if wanted[i][0].name == site.name]
+        whole = len(mine) == site.calls and all(site.semantics.same_family(t.semantics) for t in mine)
+        lowering = mine[0].lowering if whole else None
         if lowering is None:
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering})

@@ -54,7 +54,7 @@ def verification_text(v: dict[str, Any]) -> str:
         parts.append(table(
             [("end to end", ""), ("device", ""), ("RMS", "right"), ("allowed", "right"), ("worst LSB", "right"),
              ("metric", "")],
-            [[e["name"], e["device"], f"{e['rms']:.3g}", f"{e['limit']:.3g}", f"{e['max_lsb']:.1f}", metric_text(e)]
+            [[e["name"], e["device"], f"{e['rms']:.3g}", f"{e['limit']:.3g}", f"{e['max_lsb']:.4g}", metric_text(e)]
              for e in v["end_to_end"]],
         ))  # fmt: skip
     parts += [_block(f"{f['severity']} {f['code']}: {f['message']}") for f in v["findings"]]
@@ -134,8 +134,8 @@ def _share(i: dict[str, Any]) -> float:
 def _in_place_row(i: dict[str, Any]) -> list[str]:
     agree = "" if i["switch_agreement"] is None else f"{i['switch_agreement']:.2%}"
     zeros = ["", ""] if i["zeros"] is None else [f"{z:.1%}" for z in i["zeros"]]
-    share = f"{_share(i):.2f}" + ("" if i["holds"] else " FAILS")
-    return [i["name"], i["device"], share, f"{i['max_lsb']:.1f}" if i["zeros"] else "", agree, *zeros]
+    share = (f"{_share(i):.2f}" if _share(i) < 100 else f"{_share(i):.2g}") + ("" if i["holds"] else " FAILS")
+    return [i["name"], i["device"], share, f"{i['max_lsb']:.4g}" if i["zeros"] else "", agree, *zeros]
 
 
 def devices_text(devices: Sequence[dict[str, Any]]) -> str:

@@ -24,11 +24,12 @@ from keras_relu_suite.errors import (
 )
 from keras_relu_suite.export.calibrate import by_name
 from keras_relu_suite.tflite import graph, schema
+from keras_relu_suite.tflite.align import Expected
 from keras_relu_suite.tflite.schema import File
 from keras_relu_suite.verify import exhaust, fidelity, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
-from keras_relu_suite.verify.match import Expected, Pair
+from keras_relu_suite.verify.match import Pair
 from keras_relu_suite.verify.result import DeviceRecord, SiteRecord, Verification
 from keras_relu_suite.verify.rules import Finding, finding
 

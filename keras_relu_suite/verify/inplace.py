@@ -36,9 +36,17 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class End:
-    """An output (softmax None), or what stands before the softmax that makes it."""
+    """An output (softmax None), or what stands before the softmax that makes it.
+
+    Args:
+        stretch: Its tensor is the one whose scale the values have: for a float output that of its DEQUANTIZE.
+        index: The tensor to read.
+        position: Of the output in the model.
+        softmax: Which softmax of the model makes it.
+    """
 
     stretch: Stretch
+    index: int
     position: int
     softmax: int | None = None
 
@@ -97,7 +105,7 @@ class Comparison:
         size, total = max(BATCH // per_run, 1) * per_run, len(arrays[0]) // per_run * per_run
         self.ends = self._find_ends([a[:per_run] for a in arrays])
         every = self.stretches + [end.stretch for end in self.ends]
-        tapper = tap.Tap(self.file, self.pairs, [end.stretch.output.index for end in self.ends])
+        tapper = tap.Tap(self.file, self.pairs, [end.index for end in self.ends])
         tallies = {d.name: [Tally(s) for s in every] for d in devices}
         got: dict[str, list[list[Floats]]] = {d.name: [] for d in devices}
         free: list[list[Floats]] = []
@@ -142,12 +150,12 @@ class Comparison:
         ends = []
         for index, position, name in zip(self.file.outputs, self.ports.outputs, self.file.output_names, strict=True):
             tensor = self._integers(index)
-            ends.append(End(Stretch(f"output {name}", tensor), position))
+            ends.append(End(Stretch(f"output {name}", tensor), index, position))
             op = self.file.producer.get(tensor.index)
             calls = [n for n, (_, y) in enumerate(result.softmax) if np.array_equal(y, result.outputs[position])]
             if op is not None and op.name == "SOFTMAX" and len(calls) == 1:
                 before = self.file.tensors[op.inputs[0]]
-                ends.append(End(Stretch(f"output {name} before softmax", before), position, calls[0]))
+                ends.append(End(Stretch(f"output {name} before softmax", before), before.index, position, calls[0]))
         return ends
 
     def _integers(self, index: int) -> Tensor:

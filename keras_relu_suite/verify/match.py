@@ -13,18 +13,10 @@ from keras_relu_suite.errors import MismatchError
 from keras_relu_suite.export.convert import model_inputs, output_names
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.tflite import names
+from keras_relu_suite.tflite.align import Expected, align
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
 from keras_relu_suite.verify.rules import Finding, finding
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What the trained network says of one site: from the Keras model or from our metadata."""
-
-    name: str
-    semantics: Semantics
-    calls: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,15 +44,11 @@ def from_metadata(file: File) -> list[Expected] | None:
 def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tuple[list[Pair], list[Finding]]:
     """Every site of the file with its counterpart; and findings for those that have none, or one of another kind.
 
-    By scope where the file was exported by us (the names of its tensors are then those of the sites), else the longest
-    common sequence of both in order of execution.
+    Who belongs to whom says `align`.
     """
     if expected is None:
         return [Pair(site.name, site) for site in found], []
-    wanted = [(e, call) for e in expected for call in range(e.calls)]
-    chosen = _by_scope(wanted, found)
-    if not chosen:
-        chosen = _by_order(wanted, found)
+    wanted, chosen = align(expected, found)
     pairs, findings = [], []
     for j, site in enumerate(found):
         if j not in chosen:
@@ -88,46 +76,6 @@ def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tu
                         "file", site=e.name)
             )  # fmt: skip
     return pairs, findings
-
-
-def _by_scope(wanted: list[tuple[Expected, int]], found: Sequence[TFLiteSite]) -> dict[int, int]:
-    """{index in found: index in wanted}."""
-    chosen: dict[int, int] = {}
-    for i, (e, _) in enumerate(wanted):
-        scope = names.scope(e.name)
-        for j, site in enumerate(found):
-            if j not in chosen and names.belongs(site.output.name, scope):
-                chosen[j] = i
-                break
-    return chosen
-
-
-def _by_order(wanted: list[tuple[Expected, int]], found: Sequence[TFLiteSite]) -> dict[int, int]:
-    """The alignment of both sequences with the most pairs of one family, then of one size."""
-    n, m = len(wanted), len(found)
-    best = [[0.0] * (m + 1) for _ in range(n + 1)]
-    for i in range(n - 1, -1, -1):
-        for j in range(m - 1, -1, -1):
-            best[i][j] = max(best[i + 1][j], best[i][j + 1], best[i + 1][j + 1] + _likeness(wanted[i][0], found[j]))
-    chosen: dict[int, int] = {}
-    i = j = 0
-    while i < n and j < m:
-        like = _likeness(wanted[i][0], found[j])
-        if like and best[i][j] == best[i + 1][j + 1] + like:
-            chosen[j] = i
-            i, j = i + 1, j + 1
-        elif best[i][j] == best[i + 1][j]:
-            i += 1
-        else:
-            j += 1
-    return chosen
-
-
-def _likeness(e: Expected, site: TFLiteSite) -> float:
-    if not e.semantics.same_family(site.semantics):
-        return 0.0
-    sizes = {e.semantics.negative_slopes.size, site.semantics.negative_slopes.size}
-    return 1.0 + 0.5 * (e.semantics.kind == site.semantics.kind) + 0.25 * (len(sizes) == 1)
 
 
 @dataclass(frozen=True)
@@ -158,9 +106,11 @@ def _outputs(model: keras.Model) -> list[tuple[str, tuple[int | None, ...]]]:
         tensors = keras.tree.flatten(model.outputs)
     except (AttributeError, ValueError):
         tensors = []
-    if not tensors:
-        shapes = model.compute_output_shape([s for _, s, _ in model_inputs(model)][0])
-        return [("output", tuple(shapes))]
+    if not tensors:  # a subclassed model does not know its outputs until it is called
+        given = [keras.KerasTensor(shape, dtype) for _, shape, dtype in model_inputs(model)]
+        tensors = keras.tree.flatten(model.compute_output_spec(given[0] if len(given) == 1 else given))
+        numbered = ["output"] if len(tensors) == 1 else [f"output_{i}" for i in range(len(tensors))]
+        return [(n, tuple(t.shape)) for n, t in zip(numbered, tensors, strict=True)]
     return [(n, tuple(t.shape)) for n, t in zip(output_names(model), tensors, strict=True)]
 
 

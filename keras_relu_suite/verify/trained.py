@@ -74,24 +74,17 @@ class Trained:
             y = call(x)
             return y if noise is None else noise.layer(y)
 
-        given = self._as_called([keras.ops.convert_to_tensor(a) for a in arrays])
+        given, keywords = describe.inference_call(self.model, [keras.ops.convert_to_tensor(a) for a in arrays])
         with ExitStack() as stack:
             stack.enter_context(probe.intercept(probe.points(self.sites), at_site))
             stack.enter_context(probe.intercept(self._softmax, at_softmax))
             if noise is None:
-                result = self.model(given, training=False)
+                result = self.model(given, **keywords)
             else:
                 stack.enter_context(probe.intercept([(layer, "call") for layer in self._leaves], at_leaf))
                 fixed = [v.value for v in self.model.non_trainable_variables]
-                result, _ = self.model.stateless_call(noise.weights(self.model), fixed, given, training=False)
+                result, _ = self.model.stateless_call(noise.weights(self.model), fixed, given, **keywords)
         return Result([_float64(t) for t in keras.tree.flatten(result)], softmax)
-
-    def _as_called(self, inputs: list[Any]) -> Any:
-        """The inputs in the structure in which the model takes them."""
-        structure = getattr(self.model, "_inputs_struct", None)
-        if isinstance(structure, dict):
-            return keras.tree.pack_sequence_as(structure, inputs)
-        return inputs[0] if len(inputs) == 1 else inputs
 
 
 def _softmax_point(layer: keras.layers.Layer) -> tuple[Any, str] | None:

@@ -49,11 +49,11 @@ def test_the_metadata_hold_the_trained_slopes_and_no_paths(chain, int8_file):
 
 @pytest.mark.parametrize("mode", ["float32", "int8"])
 def test_several_inputs_and_outputs_by_name(tmp_path, mode):
-    a, b = keras.Input((4,), name="right/one"), keras.Input((3,), name="left")
+    a, b = keras.Input((4,), name="right-one"), keras.Input((3,), name="left")
     x = PReLU(name="p")(K.Concatenate()([K.Dense(4)(a), K.Dense(4)(b)]))
-    model = keras.Model({"right/one": a, "left": b}, [K.Dense(2, name="first")(x), K.Dense(5, name="second")(x)])
+    model = keras.Model({"right-one": a, "left": b}, [K.Dense(2, name="first")(x), K.Dense(5, name="second")(x)])
     random = np.random.default_rng(0)
-    data = {"right/one": random.standard_normal((40, 4)), "left": random.standard_normal((40, 3))}
+    data = {"right-one": random.standard_normal((40, 4)), "left": random.standard_normal((40, 3))}
     krs.export(model, tmp_path / "m.tflite", mode=mode, calibration=data)
     file = schema.read((tmp_path / "m.tflite").read_bytes())
     assert sorted(file.input_names) == ["left", "right_one"] and sorted(file.output_names) == ["first", "second"]

@@ -51,6 +51,10 @@ def test_other_files_are_refused():
         schema.read(b"# A README, much longer than eight bytes")
 
 
+def kernel_of(model):
+    return model.subgraphs[0].tensors[model.subgraphs[0].operators[1].inputs[1]]
+
+
 @pytest.mark.parametrize(
     ("what", "change"),
     [
@@ -59,7 +63,7 @@ def test_other_files_are_refused():
         ("points outside", lambda m: setattr(m.subgraphs[0].operators[0], "outputs", [-1])),
         ("nothing has made", lambda m: setattr(m.subgraphs[0].operators[0], "inputs", [m.subgraphs[0].outputs[0]])),
         ("buffer", lambda m: setattr(m.subgraphs[0].tensors[1], "buffer", 10_000)),
-        ("bytes of data", lambda m: setattr(m.subgraphs[0].tensors[m.subgraphs[0].operators[1].inputs[1]], "shape", [7])),
+        ("bytes of data", lambda m: setattr(kernel_of(m), "shape", [7])),
         ("has no graph", lambda m: setattr(m, "subgraphs", [])),
         ("made by no op", lambda m: setattr(m.subgraphs[0], "operators", m.subgraphs[0].operators[:-1])),
     ],
