@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
+import pytest
 
+from keras_relu_suite import devices
 from keras_relu_suite.layers import PReLU
 
 K = keras.layers
+
+
+@functools.cache
+def all_devices():
+    """Every built-in device as a test parameter, skipped with its reason where this machine does not have it."""
+    return [
+        pytest.param(d["name"], marks=pytest.mark.skipif(not d["available"], reason=f"{d['name']}: {d['reason']}"))
+        for d in devices.survey()
+        if d["name"] in devices.BUILT_IN
+    ]
 
 
 def with_slopes(model: keras.Model, low: float = -0.5, high: float = 1.0, seed: int = 0) -> keras.Model:

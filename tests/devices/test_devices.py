@@ -7,6 +7,7 @@ import textwrap
 import time
 from importlib.metadata import EntryPoint
 
+import networks
 import numpy as np
 import pytest
 
@@ -44,7 +45,7 @@ def send(header):
 READY = 'send({"ready": True, "engine": "e", "version": "1"})\n'
 
 
-@pytest.mark.parametrize("name", list(devices.BUILT_IN))
+@pytest.mark.parametrize("name", networks.all_devices())
 def test_built_in_devices_run_and_tell_their_version(float_file, name):
     with devices.get(name) as device:
         assert device.unavailable() is None
@@ -60,7 +61,7 @@ def test_the_delegate_shows_in_what_was_executed(int8_file):
         assert "DELEGATE" not in plain.run(int8_file.read_bytes(), ZEROS, outputs=1).executed
 
 
-@pytest.mark.parametrize("name", list(devices.BUILT_IN))
+@pytest.mark.parametrize("name", networks.all_devices())
 def test_a_broken_file_is_refused_and_the_device_lives_on(float_file, name):
     with devices.get(name) as device:
         with pytest.raises(DeviceRefused):
@@ -119,6 +120,6 @@ def test_other_distributions_add_devices(monkeypatch):
 
 def test_survey():
     found = {d["name"]: d for d in devices.survey()}
-    assert set(found) >= {"xnnpack", "builtin", "reference", "micro"}
+    assert set(found) >= set(devices.BUILT_IN)
     assert found["reference"]["available"] and found["reference"]["reason"] is None
     assert set(devices.available()) <= set(found)

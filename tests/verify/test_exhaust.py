@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import networks
 import numpy as np
 import pytest
 
@@ -10,15 +11,13 @@ from keras_relu_suite.devices import Run
 from keras_relu_suite.tflite import graph, schema
 from keras_relu_suite.verify import exhaust
 
-DEVICES = list(devices.BUILT_IN)
-
 
 def sites(path):
     file = schema.read(path.read_bytes())
     return file, graph.sites(file).sites
 
 
-@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("name", networks.all_devices())
 def test_every_site_of_a_mixed_network_holds(mixed_int8, name):
     file, found = sites(mixed_int8)
     with devices.get(name) as device:
@@ -29,7 +28,7 @@ def test_every_site_of_a_mixed_network_holds(mixed_int8, name):
                 assert check.compared == 256 * site.channels
 
 
-@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("name", networks.all_devices())
 def test_float_sites_hold(float_file, name):
     file, found = sites(float_file)
     with devices.get(name) as device:
@@ -118,7 +117,6 @@ def test_a_wrong_float_kernel_is_found(float_file):
 
 def test_prelu_with_slopes_by_position_is_checked_at_every_position(data, folder):
     import keras
-    import networks
 
     import keras_relu_suite as krs
 
