@@ -94,14 +94,15 @@ class PReLU(keras.layers.Layer):
         if self.shared_axes == "spatial":
             channels_first = ndim >= 3 and keras.config.image_data_format() == "channels_first"
             return set(range(1, ndim)) - {1 if channels_first else ndim - 1}
-        axes = [self.shared_axes] if isinstance(self.shared_axes, int) else self.shared_axes
-        for axis in axes:
+        shared: set[int] = set()
+        for axis in [self.shared_axes] if isinstance(self.shared_axes, (int, str)) else self.shared_axes:
             if not isinstance(axis, int) or not -ndim < axis < ndim or axis == 0:
                 raise ValueError(
                     f"shared_axes of PReLU {self.name!r} must lie in 1..{ndim - 1} or -{ndim - 1}..-1 for an input "
                     f"of rank {ndim} (0 is the batch). Received: shared_axes={self.shared_axes!r}"
                 )
-        return {axis % ndim for axis in axes}
+            shared.add(axis % ndim)
+        return shared
 
     def call(self, inputs: ops.Tensor) -> ops.Tensor:
         return ops.prelu(inputs, self.alpha)

@@ -56,7 +56,9 @@ def _training_curves(windows: list[dict[str, Any]]) -> str:
     axes[0].plot([w["epoch"] + 1 for w in windows], [w["dead"] for w in windows], "o-", markersize=3, color="#b2441f")
     axes[0].set_xlabel("epoch", fontsize=8)
     axes[0].set_ylabel("dead units", fontsize=8)
-    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylim(0, max(1, *(1.05 * w["dead"] for w in windows)))
+    for ticks in (axes[0].xaxis, axes[0].yaxis):
+        ticks.get_major_locator().set_params(integer=True)
     return _png(figure)
 
 
