@@ -11,6 +11,7 @@ of its class.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,8 @@ class Comparison:
         dense = [op for op in file.ops if op.name == "FULLY_CONNECTED"]
         self.integers = any(t.quantized and t.data is None for t in file.tensors)
         self.dense_per_channel = all(file.tensors[op.inputs[1]].scale.size != 1 for op in dense)
+        affine = [op for op in file.ops if op.name in ("MUL", "ADD", "SUB")]
+        self.norms_folded = not any(file.tensors[i].data is not None for op in affine for i in op.inputs)
         self.ends: list[End] = []
         self.not_aligned: set[str] = set()
 
@@ -203,11 +206,20 @@ class Comparison:
             alone = self.trained.run(part, visit, self._noise(1000 * (batch + 1) + d))
             for end, value in zip(self.ends, ends, strict=True):
                 end.stretch.see_rounded(end.of(alone) - value)
-            together = self.trained.run(part, lambda i, call, x, y: None, self._noise(d))
+            noise = self._noise(d)
+            together = self.trained.run(part, functools.partial(self._as_codes, noise), noise)
             drawn[d].append([end.of(together) for end in self.ends])
 
+    def _as_codes(self, noise: Noise, i: int, call: int, x: Floats, y: Floats) -> Floats | None:
+        """A site's output as codes can hold it: saturated like the file's tensors, and rounded at random."""
+        k = self.at.get((i, call))
+        if k is None:
+            return None
+        stretch = self.stretches[k]
+        return noise.computed(stretch.expected(x, y), step(stretch.output, stretch.spread))
+
     def _noise(self, seed: int) -> Noise:
-        return Noise(self.integers, self.dense_per_channel, seed)
+        return Noise(self.integers, self.dense_per_channel, self.norms_folded, seed)
 
     def _lead(self, seen: tap.Tapped, tallies: list[Tally]) -> None:
         """Keras led by the device's values: the difference that each stretch makes by itself."""

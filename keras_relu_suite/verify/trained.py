@@ -97,34 +97,39 @@ def _softmax_point(layer: keras.layers.Layer) -> tuple[Any, str] | None:
 class Noise:
     """Random roundings of the size that a file's types make: uniform within ± half a step.
 
-    Weights: int8 steps are max|w| / 127, of each output channel (of the whole tensor for slopes, and for dense kernels
-    if the file has one scale for them); in float32 a sum of n products is off by at most n roundings, whose random
+    Weights: int8 steps are max|w| / 127, of each output channel (of the whole tensor for slopes, for dense kernels if
+    the file has one scale for them, and for the scales of batch norms that the file multiplies by in an op of their
+    own); in float32 a sum of n products is off by at most n roundings, whose random
     part is √n·2⁻²⁴ of each term. Layer outputs: int8 steps are their range / 255; in float32 2⁻²³ of the range.
     """
 
-    def __init__(self, integers: bool, dense_per_channel: bool, seed: int) -> None:
-        self.integers, self.dense_per_channel = integers, dense_per_channel
+    def __init__(self, integers: bool, dense_per_channel: bool, norms_folded: bool, seed: int) -> None:
+        self.integers, self.dense_per_channel, self.norms_folded = integers, dense_per_channel, norms_folded
         self.random = np.random.default_rng(seed)
 
     def weights(self, model: keras.Model) -> list[Any]:
         """The trainable weights, moved."""
-        return [self._weight(v) for v in model.trainable_variables]
+        norms = [layer for layer in describe.leaves(model) if isinstance(layer, keras.layers.BatchNormalization)]
+        owner = {id(v): layer for layer in norms for v in layer.trainable_variables}
+        return [self._weight(v, owner.get(id(v))) for v in model.trainable_variables]
 
-    def _weight(self, variable: Any) -> Any:
-        w = keras.ops.convert_to_numpy(variable.value).astype(np.float64)
-        if w.ndim < 2 and variable.name != "alpha":
-            return variable.value  # biases are 32-bit; batch norm is folded into the kernel before it
+    def _weight(self, variable: Any, norm: Any) -> Any:
+        if variable.name == "bias" or (norm is not None and self.norms_folded):
+            return variable.value  # biases are 32-bit; a folded batch norm is part of the kernel before it
+        w = _float64(variable.value)
         if self.integers:
-            step = np.abs(w).max(axis=self._shared(variable, w), keepdims=True) / 127
+            step = _norm_step(variable, norm) if norm is not None else self._step(variable, w)
         else:
-            fan_in = max(1, w.size // w.shape[-1])
-            step = np.abs(w) * np.sqrt(fan_in) * 2.0**-23
-        moved = w + self.random.uniform(-0.5, 0.5, w.shape) * step
-        return keras.ops.convert_to_tensor(moved, dtype=variable.dtype)
+            step = np.abs(w) * np.sqrt(w.size / w.shape[-1] if w.ndim else 1.0) * 2.0**-23
+        return keras.ops.convert_to_tensor(self.rounded(w, step), dtype=variable.dtype)
+
+    def _step(self, variable: Any, w: Floats) -> Floats:
+        step: Floats = np.abs(w).max(axis=self._shared(variable, w), keepdims=True) / 127
+        return step
 
     def _shared(self, variable: Any, w: Floats) -> tuple[int, ...]:
         """The axes that share one scale."""
-        if variable.name == "alpha" or (w.ndim == 2 and not self.dense_per_channel):
+        if variable.name == "alpha" or w.ndim < 2 or (w.ndim == 2 and not self.dense_per_channel):
             return tuple(range(w.ndim))
         path = variable.path.lower()
         own = {w.ndim - 1}
@@ -140,9 +145,29 @@ class Noise:
             return y
         value = _float64(y)
         spread = float(value.max() - value.min()) if value.size else 0.0
-        step = spread / 255 if self.integers else spread * 2.0**-23
-        moved = value + self.random.uniform(-0.5, 0.5, value.shape) * step
+        moved = self.computed(value, spread / 255 if self.integers else spread * 2.0**-23)
         return keras.ops.convert_to_tensor(moved, dtype=y.dtype)
+
+    def rounded(self, value: Floats, step: Floats | float) -> Floats:
+        """Moved by up to half a step."""
+        return value + self.random.uniform(-0.5, 0.5, value.shape) * step
+
+    def computed(self, value: Floats, step: float) -> Floats:
+        """What a kernel gives for that value: rounded, and up to a quarter step off in the same way everywhere in a
+        channel (fixed-point multipliers and slopes; averaging over positions does not take that away)."""
+        channel = (1,) * (value.ndim - 1) + value.shape[-1:]
+        return self.rounded(value, step) + self.random.uniform(-0.25, 0.25, channel) * step
+
+
+def _norm_step(variable: Any, norm: Any) -> Floats:
+    """A batch norm is x·m + a with m = gamma / √(variance + ε) and a = beta − mean·m, each with one int8 scale."""
+    deviation = np.sqrt(_float64(norm.moving_variance.value) + norm.epsilon)
+    m = (_float64(norm.gamma.value) if norm.scale else 1.0) / deviation
+    if norm.scale and variable is norm.gamma:
+        step: Floats = np.abs(m).max() / 127 * deviation
+        return step
+    a = (_float64(norm.beta.value) if norm.center else 0.0) - _float64(norm.moving_mean.value) * m
+    return np.full(a.shape, np.abs(a).max() / 127)
 
 
 def _float64(tensor: Any) -> Floats:
