@@ -74,11 +74,11 @@ def _slope_gradient(product: Callable[[Tensor, Tensor], Tensor], dy: Tensor, x: 
 def _parted(
     product: Callable[[Tensor, Tensor], Tensor], n: int, axes: Sequence[int], dy: Tensor, x: Tensor
 ) -> Tensor:
-    """Σ product over `axes`, the rows first added elementwise in n contiguous parts."""
+    """Σ product over `axes`, the rows first added in n contiguous parts."""
     if n == 1:
         return product(dy, x).sum(axes)
     size = x.shape[0] // n
-    sums = [product(dy[i * size : (i + 1) * size], x[i * size : (i + 1) * size]) for i in range(n)]
-    while len(sums) > 1:
-        sums = [a + b for a, b in zip(sums[::2], sums[1::2], strict=True)]
-    return sums[0].sum(axes) + product(dy[n * size :], x[n * size :]).sum(axes)
+    head = (n, size, *x.shape[1:])
+    # Without the barrier XLA would make one sum of the two again.
+    parts = jax.lax.optimization_barrier(product(dy[: n * size].reshape(head), x[: n * size].reshape(head)).sum(0))
+    return parts.sum(axes) + product(dy[n * size :], x[n * size :]).sum(axes)

@@ -30,6 +30,14 @@ except ImportError:  # then every call takes the ordinary ops: right, only slowe
         return False
 
 
+try:
+    from tensorflow.compiler.tf2xla.python.xla import optimization_barrier as _barrier
+except ImportError:  # the same numbers in more memory
+
+    def _barrier(*tensors: Any) -> tuple[Any, ...]:
+        return tensors
+
+
 Tensor = Any
 
 
@@ -95,7 +103,15 @@ def _backward(dy: Tensor, x: Tensor, *slopes: Tensor) -> list[Tensor]:
 
 def _backward_in_parts(dy: Tensor, x: Tensor, *slopes: Tensor) -> list[Tensor]:
     # Parts pay on a CPU only; a GPU's reduction kernel reads in order anyway.
-    return _gradients(dy, x, slopes, parts=not tf.config.list_logical_devices("GPU"))
+    gradients = _gradients(dy, x, slopes, parts=not tf.config.list_logical_devices("GPU"))
+    # Where the whole step is compiled, XLA may put off the sums to the end and so keep x and dy of every layer until
+    # then (measured on 40 layers: twice the memory). The barrier makes dx wait for them.
+    return _together(*gradients)
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _together(*tensors: Tensor) -> tuple[Any, Callable[..., Any]]:
+    return _barrier(*tensors), lambda *upstream: upstream  # TensorFlow has no gradient for the barrier itself
 
 
 def _gradients(dy: Tensor, x: Tensor, slopes: Sequence[Tensor], parts: bool) -> list[Tensor]:
@@ -136,12 +152,12 @@ def _slope_gradient(
 def _parted(
     product: Callable[[Tensor, Tensor], Tensor], dy: Tensor, x: Tensor, n: int, axes: Sequence[int]
 ) -> Tensor:
-    """Σ product over `axes`, the rows first added elementwise in n contiguous parts."""
+    """Σ product over `axes`, the rows first added in n contiguous parts."""
     if n == 1:
         return tf.reduce_sum(product(dy, x), axes)
     size = (tf.shape(x)[0] if x.shape[0] is None else x.shape[0]) // n
-    sums = [product(dy[i * size : (i + 1) * size], x[i * size : (i + 1) * size]) for i in range(n)]
-    while len(sums) > 1:
-        sums = [a + b for a, b in zip(sums[::2], sums[1::2], strict=True)]
-    rest = product(dy[n * size :], x[n * size :])
-    return tf.reduce_sum(sums[0], axes) + tf.reduce_sum(rest, axes)
+    head = tf.concat([[n, size], tf.shape(x)[1:]], 0)
+    parts = tf.reduce_sum(product(tf.reshape(dy[: n * size], head), tf.reshape(x[: n * size], head)), 0)
+    # Without the barrier XLA would make one sum of the two again.
+    (parts,) = _together(parts)
+    return tf.reduce_sum(parts, axes) + tf.reduce_sum(product(dy[n * size :], x[n * size :]), axes)
