@@ -8,7 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
+
+from keras_relu_suite.errors import UsageError
 
 Tensor = Any  # a tensor of whichever backend keras runs on; keras itself ships no type for it
 
@@ -61,3 +65,42 @@ def _implementation(backend: str) -> Callable[[Tensor, Tensor, Tensor | None], T
     module = importlib.import_module(f"keras_relu_suite._fused.on_{backend}")
     function: Callable[[Tensor, Tensor, Tensor | None], Tensor] = module.two_sided
     return function
+
+
+def walsh_hadamard(x: Tensor) -> Tensor:
+    """y = H·x / √n along the last axis, n its size and a power of two, H Sylvester's Hadamard matrix.
+
+    H is the Kronecker product of small ones, so y is one matmul with a 16×16 matrix (or a smaller one) per four
+    powers of two: O(n·log n) work, no n×n matrix. H/√n is symmetric and orthogonal, hence its own inverse and its own
+    gradient.
+
+    Raises:
+        UsageError: The last axis has an unknown size or one that is not a power of two.
+    """
+    n = x.shape[-1]
+    if not isinstance(n, int) or n < 1 or n & (n - 1):
+        raise UsageError(
+            "The Walsh-Hadamard transform needs a last axis whose size is a power of two; "
+            f"keras_relu_suite.layers.WalshHadamard pads to one. Received: shape={tuple(x.shape)}"
+        )
+    lead = [-1 if size is None else size for size in x.shape[:-1]]
+    shape = lead if lead.count(-1) <= 1 else list(ops.shape(x)[:-1])
+    y, inner = x, 1
+    while inner < n:
+        radix = min(16, n // inner)
+        matrix = ops.cast(ops.convert_to_tensor(_hadamard(radix)), x.dtype)
+        if inner == 1:
+            y = ops.matmul(ops.reshape(y, (-1, n // radix, radix)), matrix)
+        else:
+            y = ops.matmul(matrix, ops.reshape(y, (-1, radix, inner)))
+        inner *= radix
+    return ops.reshape(y, (*shape, n))
+
+
+@functools.cache
+def _hadamard(n: int) -> NDArray[np.float32]:
+    """Sylvester's H_n / √n."""
+    h = np.ones((1, 1))
+    while len(h) < n:
+        h = np.block([[h, h], [h, -h]])
+    return (h / np.sqrt(n)).astype(np.float32)

@@ -290,6 +290,12 @@ def prelu(alpha: ArrayLike, knot_slope: ArrayLike | None = None) -> Semantics:
     return Semantics("prelu", (0.0,), (alpha, 1.0), (0.0, 0.0), (alpha if knot_slope is None else knot_slope,), ("left",))
 
 
+def two_sided_prelu(negative: ArrayLike, positive: ArrayLike) -> Semantics:
+    """positive·x for x > 0, negative·x for x < 0, gradient `negative` at 0; both broadcast as alpha of `prelu` does."""
+    negative, positive = _frozen(negative), _frozen(positive)
+    return Semantics("two_sided_prelu", (0.0,), (negative, positive), (0.0, 0.0), (negative,), ("left",))
+
+
 def clip(kind: str, low: float, high: float, slope: float = 1.0, offset: float = 0.0) -> Semantics:
     """min(max(slope·x + offset, low), high): hard_sigmoid, hard_tanh, RELU_N1_TO_1, RELU_0_TO_1."""
     knots = ((low - offset) / slope, (high - offset) / slope)

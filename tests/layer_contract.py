@@ -39,6 +39,14 @@ CASES = [
     Case("PReLU", (4, 3, 5), {"shared_axes": "all", "alpha_initializer": "ones"}),
     Case("PReLU", (4, 3, 5), {"shared_axes": [1, -2], "alpha_regularizer": keras.regularizers.L2(0.1)}),
     Case("PReLU", (4, 5), {"shared_axes": None, "alpha_constraint": keras.constraints.NonNeg()}),
+    Case("TwoSidedPReLU", (4, 5)),
+    Case("TwoSidedPReLU", (4, 3, 5), {"shared_axes": [1], "positive_initializer": "random_normal"}),
+    Case("ConcatenatedReLU", (4, 5)),
+    Case("ConcatenatedReLU", (4, 3, 5), {"axis": 1}),
+    Case("WalshHadamard", (4, 5)),
+    Case("WalshHadamard", (32,)),
+    Case("FixedFilterBank", (4, 5)),
+    Case("FixedFilterBank", (6,), {"units": 32, "depth": 1, "seed": 3}),
 ]
 
 

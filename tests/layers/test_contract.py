@@ -6,7 +6,17 @@ import keras
 import layer_contract as contract
 import pytest
 
-from keras_relu_suite import layers
+from keras_relu_suite import initializers, layers
+
+KEYS = (
+    "ConcatenatedReLU",
+    "FixedFilterBank",
+    "HeRectified",
+    "PReLU",
+    "PositiveBias",
+    "TwoSidedPReLU",
+    "WalshHadamard",
+)
 
 pytestmark = pytest.mark.backend
 every_case = pytest.mark.parametrize(
@@ -20,8 +30,11 @@ def test_every_public_layer_has_a_case():
 
 def test_registered_keys_are_frozen():
     """They stand in users' files: a renamed class must be registered under both names."""
+    assert initializers.__name__ == "keras_relu_suite.initializers"  # importing it registers its classes
     keys = {k for k in keras.saving.get_custom_objects() if k.startswith("keras_relu_suite>")}
-    assert keys >= {f"keras_relu_suite>{name}" for name in ("PReLU",)}
+    expected = {f"keras_relu_suite>{name}" for name in KEYS}
+    assert expected <= keys, "a key that files may hold is gone"
+    assert keys == expected, "a new key: freeze it here"
 
 
 @every_case
