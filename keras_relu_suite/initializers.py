@@ -45,9 +45,9 @@ class HeRectified(keras.initializers.VarianceScaling):
         super().__init__(scale=scale, mode=mode, distribution=distribution, seed=seed)
 
     def get_config(self) -> dict[str, Any]:
-        config = dict(super().get_config())
-        del config["scale"]
-        return {"negative_slope": self.negative_slope, **config}
+        config = super().get_config()
+        kept = {key: config[key] for key in ("mode", "distribution", "seed")}
+        return {"negative_slope": self.negative_slope, **kept}
 
 
 @keras.saving.register_keras_serializable(package="keras_relu_suite")

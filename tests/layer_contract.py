@@ -109,7 +109,10 @@ def mask_passes(case: Case) -> None:
 
 
 def trains(case: Case, policy: str, jit: bool) -> None:
-    model = case.model(dtype=policy)
+    """Through a dense layer below, so that the layer's own input gradient counts as well."""
+    inputs = keras.Input(case.shape)
+    below = keras.layers.Dense(case.shape[-1], dtype=policy, name="below")
+    model = keras.Model(inputs, case.layer(name="tested", dtype=policy)(below(inputs)))
     x = case.data(8)
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=jit)
     before = [np.array(w) for w in model.get_weights()]
@@ -120,5 +123,5 @@ def trains(case: Case, policy: str, jit: bool) -> None:
         changed = not np.array_equal(keras.ops.convert_to_numpy(weight), old)
         assert changed == (id(weight) in trainable), weight.path
     np.testing.assert_allclose(
-        model.predict(x, verbose=0), keras.ops.convert_to_numpy(model(x)).astype("float32"), rtol=2e-2, atol=1e-3
+        model.predict(x, verbose=0), keras.ops.convert_to_numpy(model(x)).astype("float32"), rtol=2e-2, atol=2e-2
     )

@@ -64,8 +64,19 @@ def test_mask(case):
 
 
 @every_case
-@pytest.mark.parametrize("policy", contract.POLICIES)
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "jit"),
+    [
+        ("float32", True),
+        ("mixed_float16", False),
+        *(
+            pytest.param(policy, jit, marks=pytest.mark.slow)
+            for policy, jit in (
+                ("float32", False), ("mixed_float16", True), ("mixed_bfloat16", False), ("mixed_bfloat16", True)
+            )
+        ),
+    ],
+)  # fmt: skip
 def test_training(case, policy, jit):
     if jit and contract.BACKEND == "torch":
         pytest.skip("torch.compile needs a C++ compiler, which not every machine has")
