@@ -77,9 +77,9 @@ def describe(model: keras.Model) -> Description:
     """Every activation of `model` in order of execution.
 
     Reads ReLU (with max_value, negative_slope, threshold), LeakyReLU, PReLU (keras' and ours), TwoSidedPReLU, ELU,
-    `Activation`, fused `activation=` arguments and `keras.ops` activations, in Sequential, functional, nested and subclassed
-    models. Softmax and its kin act across units and are no sites. Sublayers of a subclassed model come in the order
-    in which they were assigned.
+    `Activation`, fused `activation=` arguments and `keras.ops` activations, in Sequential, functional, nested and
+    subclassed models. Softmax and its kin act across units and are no sites. Sublayers of a subclassed model come in
+    the order in which they were assigned.
 
     Raises:
         ModelError: `model` is not a Keras model, or is not built.

@@ -103,4 +103,5 @@ def _hadamard(n: int) -> NDArray[np.float32]:
     h = np.ones((1, 1))
     while len(h) < n:
         h = np.block([[h, h], [h, -h]])
-    return (h / np.sqrt(n)).astype(np.float32)
+    scaled: NDArray[np.float32] = (h / np.sqrt(n)).astype(np.float32)
+    return scaled

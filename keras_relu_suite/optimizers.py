@@ -44,7 +44,7 @@ def exclude_alphas_from_decay(optimizer: keras.optimizers.Optimizer, model: kera
         )
     slopes = [weight for layer in model._flatten_layers() for weight in _slopes(layer)]
     # exclude_from_weight_decay forgets what an earlier call excluded, and keras has no public way to read that.
-    earlier = getattr(optimizer, "_exclude_from_weight_decay", set())
+    earlier: set[Any] = getattr(optimizer, "_exclude_from_weight_decay", set())
     pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
     optimizer.exclude_from_weight_decay(var_list=slopes)
     optimizer._exclude_from_weight_decay |= earlier

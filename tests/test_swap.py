@@ -103,7 +103,8 @@ def test_swapped_model_trains_and_saves(tmp_path):
     swapped.compile("sgd", "mse")
     swapped.fit(np.ones((4, 6, 6, 2)), np.zeros((4, 3)), verbose=0)
     swapped.save(tmp_path / "m.keras")
-    np.testing.assert_allclose(predict(keras.saving.load_model(tmp_path / "m.keras"))[0], predict(swapped)[0], rtol=1e-5)
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(predict(again)[0], predict(swapped)[0], rtol=1e-5)
 
 
 def test_refusals():

@@ -1,6 +1,6 @@
 """The fused two-sided slope of `ops`, once per backend. `ops` imports the one that is needed when it is first used.
 
-Every module here defines
+Every module defines
 
     two_sided(x, negative, positive) -> y        positive may be None: the constant 1 (PReLU)
 

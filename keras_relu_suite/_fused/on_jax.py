@@ -15,12 +15,13 @@ Tensor = Any
 
 
 def two_sided(x: Tensor, negative: Tensor, positive: Tensor | None) -> Tensor:
+    """See the package."""
     return _function(x, negative) if positive is None else _function(x, negative, positive)
 
 
 # jit: outside of a compiled step the whole formula is one call instead of one per operation.
-@jax.custom_vjp
-@jax.jit
+@jax.custom_vjp  # type: ignore[untyped-decorator]
+@jax.jit  # type: ignore[untyped-decorator]
 def _function(x: Tensor, *slopes: Tensor) -> Tensor:
     return _choose(x, x, *slopes)
 
@@ -29,7 +30,7 @@ def _forward(x: Tensor, *slopes: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     return _function(x, *slopes), (x, *slopes)
 
 
-@jax.jit
+@jax.jit  # type: ignore[untyped-decorator]
 def _backward(kept: tuple[Tensor, ...], dy: Tensor) -> tuple[Tensor, ...]:
     x, *slopes = kept
     products = (_off_product, _on_product)[: len(slopes)]

@@ -42,6 +42,7 @@ Tensor = Any
 
 
 def two_sided(x: Tensor, negative: Tensor, positive: Tensor | None) -> Tensor:
+    """See the package."""
     x = tf.convert_to_tensor(x)
     slopes = [tf.convert_to_tensor(slope) for slope in (negative, positive) if slope is not None]
     if not _recording():
@@ -58,13 +59,15 @@ def _differentiable(forward: Callable[..., Tensor], backward: Callable[..., Any]
     def function(x: Tensor, *slopes: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
         return forward(x, *slopes), lambda dy: backward(dy, x, *slopes)
 
-    return function
+    differentiable: Callable[..., Tensor] = function
+    return differentiable
 
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """One tf.function for all layers, so that layers of one shape share a compilation."""
-    return tf.function(function, jit_compile=True, autograph=False)  # type: ignore[no-any-return]
+    compiled: Callable[..., Any] = tf.function(function, jit_compile=True, autograph=False)
+    return compiled
 
 
 def _can_compile(x: Tensor) -> bool:
@@ -106,7 +109,8 @@ def _backward_in_parts(dy: Tensor, x: Tensor, *slopes: Tensor) -> list[Tensor]:
     gradients = _gradients(dy, x, slopes, parts=not tf.config.list_logical_devices("GPU"))
     # Where the whole step is compiled, XLA may put off the sums to the end and so keep x and dy of every layer until
     # then (measured on 40 layers: twice the memory). The barrier makes dx wait for them.
-    return _together(*gradients)
+    together: list[Tensor] = _together(*gradients)
+    return together
 
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]

@@ -10,6 +10,7 @@ Tensor = Any
 
 
 def two_sided(x: Tensor, negative: Tensor, positive: Tensor | None) -> Tensor:
+    """See the package."""
     return _TwoSided.apply(x, negative, positive)
 
 
@@ -23,7 +24,7 @@ class _TwoSided(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, negative, positive = ctx.saved_tensors
         wants_x, wants_negative, wants_positive = ctx.needs_input_grad
         dx = _choose(x, dy, negative, positive) if wants_x else None

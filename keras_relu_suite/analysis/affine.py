@@ -137,7 +137,8 @@ def _one_input(model: keras.Model, x: ArrayLike) -> NDArray[np.float32]:
     inputs = _inputs(model, x)
     if len(inputs) != 1:
         raise UsageError(
-            f"effective_affine takes one input at a time: every input has its own W and b. Received: shape {inputs.shape}"
+            "effective_affine takes one input at a time: every input has its own W and b. "
+            f"Received: shape {inputs.shape}"
         )
     return inputs
 

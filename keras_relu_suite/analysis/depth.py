@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from keras_relu_suite import semantics
+from keras_relu_suite.describe import describe
 from keras_relu_suite.errors import MissingPackageError, UsageError
 from keras_relu_suite.semantics import Semantics
 
@@ -187,7 +188,8 @@ def _network(f: Semantics, depth: int, width: int, seed: int) -> tuple[Array, Ar
     z = np.linspace(-8, 8, 16_001)
     density = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
     gain = 1 / math.sqrt(float((density * f.apply(z) ** 2).sum()))
-    weights = [rng.normal(scale=(1.0 if k == 0 else gain) / math.sqrt(width), size=(width, width)) for k in range(depth)]
+    gains = [1.0] + [gain] * (depth - 1)
+    weights = [rng.normal(scale=g / math.sqrt(width), size=(width, width)) for g in gains]
     h, inputs, scales = rng.normal(size=(64, width)), [], []
     for w in weights:
         inputs.append(h @ w)
@@ -202,10 +204,19 @@ def _network(f: Semantics, depth: int, width: int, seed: int) -> tuple[Array, Ar
 
 
 def _semantics(activation: str | Semantics) -> Semantics:
-    f = semantics.named(activation) if isinstance(activation, str) else activation
+    f = _named(activation) if isinstance(activation, str) else activation
     if f is None or any(s.size != 1 for s in f.slopes):
         raise UsageError(
             "Expected the name of a scalar activation ('sigmoid', 'tanh', 'relu', 'gelu', …) or a Semantics with one "
             f"slope per piece. Received: {activation!r}"
         )
     return f
+
+
+def _named(name: str) -> Semantics | None:
+    """As a layer with this activation is read; None if it is none, or not a function of one number."""
+    try:
+        sites = describe(keras.Sequential([keras.Input((1,)), keras.layers.Activation(name)])).sites
+    except ValueError:
+        return None
+    return sites[0].semantics if sites else None

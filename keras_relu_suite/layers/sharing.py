@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -17,15 +18,20 @@ def checked(shared_axes: SharedAxes) -> str | int | list[int] | None:
     Raises:
         UsageError: It is not "spatial", "all", None, an axis or a list of axes.
     """
-    if shared_axes is None or shared_axes in ("spatial", "all"):
-        return shared_axes  # type: ignore[return-value]
-    axes = list(shared_axes) if isinstance(shared_axes, (list, tuple)) else [shared_axes]
-    if all(isinstance(axis, int) and not isinstance(axis, bool) for axis in axes):
-        return axes if isinstance(shared_axes, (list, tuple)) else int(axes[0])  # type: ignore[return-value, arg-type]
+    if shared_axes is None or (isinstance(shared_axes, str) and shared_axes in ("spatial", "all")):
+        return shared_axes
+    if _integer(shared_axes):
+        return shared_axes  # type: ignore[return-value]  # an int, as mypy cannot see
+    if isinstance(shared_axes, (list, tuple)) and all(_integer(axis) for axis in shared_axes):
+        return list(shared_axes)
     raise UsageError(
         "shared_axes takes 'spatial' (one slope per channel), 'all' (one slope), None (one per unit), an axis or a "
         f"list of axes counted with the batch as 0. Received: shared_axes={shared_axes!r}"
     )
+
+
+def _integer(axis: Any) -> bool:
+    return isinstance(axis, int) and not isinstance(axis, bool)
 
 
 def shared(shared_axes: SharedAxes, ndim: int, layer: str) -> set[int]:
@@ -41,7 +47,7 @@ def shared(shared_axes: SharedAxes, ndim: int, layer: str) -> set[int]:
     if shared_axes == "spatial":
         channels_first = ndim >= 3 and keras.config.image_data_format() == "channels_first"
         return set(range(1, ndim)) - {1 if channels_first else ndim - 1}
-    axes = [shared_axes] if isinstance(shared_axes, int) else list(shared_axes)
+    axes: list[Any] = [shared_axes] if isinstance(shared_axes, int) else list(shared_axes)
     for axis in axes:
         if not isinstance(axis, int) or not -ndim < axis < ndim or axis == 0:
             raise UsageError(

@@ -15,9 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from benchmarks.timing import Row, interleave, ratio
 
 import keras_relu_suite as krs
+from benchmarks.timing import Row, interleave, ratio
 
 # (shape, shared axes, {jit: promised speed-up over keras})
 SHAPES = [

@@ -47,7 +47,8 @@ class Row:
         verdict = {True: "held", False: "MISSED", None: ""}[self.holds]
         low, high = self.quartiles
         print(
-            f"{self.name:<66} {self.value:7.2f} {self.unit} [{low:.2f}–{high:.2f}] {target:<7} {verdict:<7} {self.note}",
+            f"{self.name:<66} {self.value:7.2f} {self.unit} [{low:.2f}–{high:.2f}] "
+            f"{target:<7} {verdict:<7} {self.note}",
             flush=True,
         )
 

@@ -10,10 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from benchmarks.prelu import step
-from benchmarks.timing import Row, interleave, ratio
 
 import keras_relu_suite as krs
+from benchmarks.prelu import step
+from benchmarks.timing import Row, interleave, ratio
 
 
 def run(quick: bool, out: Path | None) -> list[Row]:

@@ -46,17 +46,19 @@ def test_table_shows_what_vanishes(tmp_path):
     assert table.plot(tmp_path / "depth.png").stat().st_size > 10_000
 
 
-def test_gradient_scale_is_the_real_gradient():
-    """Against finite differences through the same random network of one unit per layer."""
-    f = semantics.leaky_relu(0.3)
-    forward, backward = depth._network(f, 3, 1, seed=4)
-    assert forward.shape == backward.shape == (3,)
-    assert (backward > 0).all()
+def test_a_linear_chain_keeps_both_scales():
+    """leaky_relu with slope 1 is the identity: with He's weights nothing grows or shrinks beyond 1/√width noise."""
+    row = depth.by_depth([semantics.leaky_relu(1.0)], depth=6, width=400, seeds=3).rows[0]
+    np.testing.assert_allclose(row.gradient_scale, 1, atol=0.15)
+    np.testing.assert_allclose(row.activation_scale, 1, atol=0.15)
+    assert row.per_layer == pytest.approx(1, abs=0.03)
 
 
 def test_refusals():
     with pytest.raises(UsageError, match="name of a scalar activation"):
         depth.by_depth(["softmax"])
+    with pytest.raises(UsageError, match="name of a scalar activation"):
+        depth.by_depth(["frobnicate"])
     with pytest.raises(UsageError, match="name of a scalar activation"):
         depth.repeated(semantics.prelu([0.1, 0.2]), 2, 0.0)
     with pytest.raises(UsageError, match="depth ≥ 2"):
