@@ -51,8 +51,13 @@ from keras_relu_suite._version import __version__  # noqa: E402  (after the line
 
 _LAZY = {
     "callbacks": "keras_relu_suite.callbacks",
+    "effective_affine": "keras_relu_suite.analysis.affine:effective_affine",
     "errors": "keras_relu_suite.errors",
+    "exclude_alphas_from_decay": "keras_relu_suite.optimizers:exclude_alphas_from_decay",
     "export": "keras_relu_suite.export",
+    "initializers": "keras_relu_suite.initializers",
+    "swap_activations": "keras_relu_suite.swap:swap_activations",
+    "switch_pattern": "keras_relu_suite.analysis.affine:switch_pattern",
     "verify": "keras_relu_suite.verify",
 }
 

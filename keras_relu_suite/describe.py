@@ -77,10 +77,10 @@ class Description:
 def describe(model: keras.Model) -> Description:
     """Every activation of `model` in order of execution.
 
-    Reads ReLU (with max_value, negative_slope, threshold), LeakyReLU, PReLU (keras' and ours), ELU, `Activation`,
-    fused `activation=` arguments and `keras.ops` activations, in Sequential, functional, nested and subclassed
-    models. Softmax and its kin act across units and are no sites. Sublayers of a subclassed model come in the order
-    in which they were assigned.
+    Reads ReLU (with max_value, negative_slope, threshold), LeakyReLU, PReLU (keras' and ours), TwoSidedPReLU, ELU,
+    `Activation`, fused `activation=` arguments and `keras.ops` activations, in Sequential, functional, nested and
+    subclassed models. Softmax and its kin act across units and are no sites. Sublayers of a subclassed model come in
+    the order in which they were assigned.
 
     Raises:
         ModelError: `model` is not a Keras model, or is not built.
@@ -170,6 +170,12 @@ def _read(layer: Any, name: str, calls: int) -> Site | Unread | None:
     if not isinstance(layer, keras.layers.Layer):
         function = _of_operation(layer)
         return None if function is None else Site(name, function, _channel_axis(layer), "op", layer, calls)
+    if isinstance(layer, layers.ConcatenatedReLU):
+        return Unread(
+            name,
+            "ConcatenatedReLU applies ReLU to x and to -x, two units for each of its inputs and one of them always on, "
+            "so it is not one scalar function of its input",
+        )
     function = _of_layer(layer)
     if function is not None:
         return Site(name, function, _channel_axis(layer), "layer", layer, calls)
@@ -193,6 +199,9 @@ def _read(layer: Any, name: str, calls: int) -> Site | Unread | None:
 def _of_layer(layer: Any) -> Semantics | None:
     if isinstance(layer, layers.PReLU):
         return semantics.prelu(keras.ops.convert_to_numpy(layer.alpha))
+    if isinstance(layer, layers.TwoSidedPReLU):
+        slopes = (layer.negative, layer.positive)
+        return semantics.two_sided_prelu(*(keras.ops.convert_to_numpy(slope) for slope in slopes))
     if isinstance(layer, keras.layers.PReLU):
         return semantics.prelu(keras.ops.convert_to_numpy(layer.alpha), knot_slope=0.0)
     if isinstance(layer, keras.layers.ReLU):
@@ -260,8 +269,8 @@ def _named(name: str, **parameters: Any) -> Semantics | None:
 
 def _channel_axis(layer: Any) -> int:
     data_format = getattr(layer, "data_format", None)
-    if data_format is None and isinstance(layer, (keras.layers.PReLU, layers.PReLU)):
-        shape = np.shape(layer.alpha)
+    if data_format is None and isinstance(layer, (keras.layers.PReLU, layers.PReLU, layers.TwoSidedPReLU)):
+        shape = np.shape(layer.negative if isinstance(layer, layers.TwoSidedPReLU) else layer.alpha)
         if len(shape) > 1 and shape[0] > 1 and set(shape[1:]) == {1}:
             return 1
         return -1

@@ -224,9 +224,8 @@ def pieces(
     k = len(knots)
     if not (len(slopes) == len(intercepts) == k + 1 and len(knot_slopes) == len(knot_sides) == k):
         raise ValueError(
-            "A piecewise linear function has one piece more than it has knots, and one slope and side per knot. "
-            f"Received: {k} knots, {len(slopes)} slopes, {len(intercepts)} intercepts, {len(knot_slopes)} knot slopes, "
-            f"{len(knot_sides)} knot sides"
+            "A piecewise linear function has one piece more than it has knots, and one slope and side per knot. Received: "
+            f"{k} knots, {[len(given) for given in (slopes, intercepts, knot_slopes, knot_sides)]} of each"
         )
     return Semantics(
         kind,
@@ -281,6 +280,11 @@ def prelu(alpha: ArrayLike, knot_slope: ArrayLike | None = None) -> Semantics:
     """
     alpha = _frozen(alpha)
     return pieces("prelu", (0.0,), (alpha, 1.0), (0.0, 0.0), (alpha if knot_slope is None else knot_slope,), ("left",))
+
+
+def two_sided_prelu(negative: ArrayLike, positive: ArrayLike) -> Semantics:
+    """positive·x for x > 0, negative·x for x < 0, gradient `negative` at 0; both broadcast as alpha of `prelu` does."""
+    return pieces("two_sided_prelu", (0.0,), (negative, positive), (0.0, 0.0), (negative,), ("left",))
 
 
 def clip(kind: str, low: float, high: float, slope: float = 1.0, offset: float = 0.0) -> Semantics:

@@ -15,6 +15,16 @@ import pytest
 import keras_relu_suite as krs
 
 
+def pytest_collection_modifyitems(items):
+    """On JAX and PyTorch only the tests marked `backend` can run."""
+    if keras.backend.backend() == "tensorflow":
+        return
+    reason = f"needs TensorFlow, keras runs on {keras.backend.backend()}"
+    for item in items:
+        if "backend" not in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(scope="session")
 def data():
     """Images that look like nothing, positive and negative."""

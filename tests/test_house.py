@@ -14,7 +14,8 @@ import keras_relu_suite as krs
 
 PACKAGE = Path(krs.__file__).parent
 ORDER = [
-    ("errors",), ("report",), ("smooth",), ("semantics",), ("ops",), ("layers", "initializers"), ("describe",),
+    ("errors",), ("report",), ("smooth",), ("semantics",), ("_fused",), ("ops",), ("layers", "initializers"),
+    ("describe", "optimizers"),
     ("tflite",), ("monitor",), ("callbacks", "export", "devices", "swap"), ("verify",), ("analysis",), ("demo",),
     ("cli",), ("__main__",),
 ]  # fmt: skip

@@ -1,1 +1,2 @@
-"""Look at a model or a file without running it (`inspection`)."""
+"""A network of rectifiers seen from outside: its activations (`inspection`), one affine map per input (`affine`), how
+gradients travel by depth (`depth`)."""

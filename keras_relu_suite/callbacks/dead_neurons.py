@@ -125,8 +125,7 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
     def _count(self, i: int, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         if self._counting:
             site, flags = self._sites[i], self._flags[i]
-            alpha = getattr(site.layer, "alpha", None) if site.semantics.kind == "prelu" else None
-            seen = stats.flags(site.semantics, x, site.channel_axis, alpha)
+            seen = stats.flags(site.semantics, x, site.channel_axis, _live_slopes(site))
             flags.assign(keras.ops.maximum(flags.value, seen))
             if i == 0:
                 self._samples.assign(self._samples.value + keras.ops.shape(x)[0])
@@ -145,3 +144,9 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
             flags.assign(keras.ops.zeros_like(flags))
         self._samples.assign(0)
         return WindowRecord(epoch, tuple(records))
+
+
+def _live_slopes(site: Site) -> dict[int, Tensor]:
+    """The slopes that training changes, by piece of the activation."""
+    names = {"prelu": ("alpha",), "two_sided_prelu": ("negative", "positive")}.get(site.semantics.kind, ())
+    return {piece: getattr(site.layer, name) for piece, name in enumerate(names)}

@@ -8,14 +8,17 @@ from typing import Any
 import keras
 
 from keras_relu_suite import ops
+from keras_relu_suite.layers import sharing
 
 
 @keras.saving.register_keras_serializable(package="keras_relu_suite")
 class PReLU(keras.layers.Layer):
     """f(x) = x for x > 0, alpha·x for x ≤ 0, with a learned alpha (He et al. 2015, eq. 1).
 
+    df/dx = 1 for x > 0, alpha for x ≤ 0; df/dalpha = x for x ≤ 0, summed over the axes that share an alpha.
     A drop-in for `keras.layers.PReLU` whose defaults are those of the paper: one alpha per channel, starting at 0.25.
-    In TFLite it becomes one PRELU op.
+    In TFLite it becomes one PRELU op. In training it keeps only its input, and on TensorFlow inside a `tf.function`
+    (so in `fit`) and on JAX forward and backward are one compiled call each.
 
     Args:
         alpha_initializer: Initializer of alpha. Default: the constant 0.25.
@@ -28,17 +31,23 @@ class PReLU(keras.layers.Layer):
         **kwargs: Keras layer arguments such as `name` and `dtype`.
 
     Shapes: input and output `(batch, ..., channels)`, the same; alpha is that shape without the batch axis, with 1
-    for every shared axis. The dtype is the layer's compute dtype. Masks pass through.
+    for every shared axis.
+
+    Dtypes: the output has the layer's compute dtype; alpha and its gradient are float32 (float64 under a float64
+    policy) whatever it is. Masks pass through. NaN stays NaN; at x = −inf and alpha = 0 the product is NaN.
 
     Raises:
-        ValueError: `shared_axes` names the batch, an axis that the input does not have, or is none of the above; or an
-            axis that is not shared has an unknown size.
+        UsageError: `shared_axes` names the batch, an axis that the input does not have, or is none of the above; or
+            an axis that is not shared has an unknown size.
 
     Example:
 
     >>> layer = keras_relu_suite.layers.PReLU()
     >>> layer(np.array([[-4.0, 0.0, 2.0]]))
     array([[-1.0, 0.0, 2.0]])
+
+    References:
+        He et al. 2015, Delving Deep into Rectifiers, https://arxiv.org/abs/1502.01852
     """
 
     def __init__(
@@ -46,63 +55,31 @@ class PReLU(keras.layers.Layer):
         alpha_initializer: Any = None,
         alpha_regularizer: Any = None,
         alpha_constraint: Any = None,
-        shared_axes: str | int | Sequence[int] | None = "spatial",
+        shared_axes: sharing.SharedAxes = "spatial",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(shared_axes, str) and shared_axes not in ("spatial", "all"):
-            raise ValueError(
-                "shared_axes takes 'spatial', 'all', None, an axis or a list of axes. "
-                f"Received: shared_axes={shared_axes!r}"
-            )
         self.supports_masking = True
         self.alpha_initializer = keras.initializers.get(
             keras.initializers.Constant(0.25) if alpha_initializer is None else alpha_initializer
         )
         self.alpha_regularizer = keras.regularizers.get(alpha_regularizer)
         self.alpha_constraint = keras.constraints.get(alpha_constraint)
-        self.shared_axes = (
-            shared_axes if shared_axes is None or isinstance(shared_axes, (str, int)) else list(shared_axes)
-        )
+        self.shared_axes = sharing.checked(shared_axes)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        shared = self._shared(len(input_shape))
-        shape = [1 if axis in shared else size for axis, size in enumerate(input_shape)][1:]
-        if None in shape:
-            raise ValueError(
-                f"PReLU {self.name!r} needs a known size on every axis whose alpha is not shared: share axis "
-                f"{shape.index(None) + 1} as well (shared_axes='spatial' shares all but the channels), or give the "
-                f"Input that size. Received: input_shape={tuple(input_shape)}, shared_axes={self.shared_axes!r}"
-            )
+        shape = sharing.slope_shape(self.shared_axes, input_shape, f"PReLU {self.name!r}")
         self.alpha = self.add_weight(
-            shape=tuple(shape),
+            shape=shape,
             name="alpha",
             initializer=self.alpha_initializer,
             regularizer=self.alpha_regularizer,
             constraint=self.alpha_constraint,
+            # The op casts alpha itself, so that its gradient arrives in float32: float16 overflows at 65,504.
+            dtype="float64" if self.variable_dtype == "float64" else "float32",
+            autocast=False,
         )
-        self.input_spec = keras.layers.InputSpec(
-            ndim=len(input_shape), axes={a: n for a, n in enumerate(input_shape) if a and a not in shared}
-        )
-
-    def _shared(self, ndim: int) -> set[int]:
-        """The shared axes as positive numbers; 0 is the batch and never one of them."""
-        if self.shared_axes is None:
-            return set()
-        if self.shared_axes == "all":
-            return set(range(1, ndim))
-        if self.shared_axes == "spatial":
-            channels_first = ndim >= 3 and keras.config.image_data_format() == "channels_first"
-            return set(range(1, ndim)) - {1 if channels_first else ndim - 1}
-        shared: set[int] = set()
-        for axis in [self.shared_axes] if isinstance(self.shared_axes, (int, str)) else self.shared_axes:
-            if not isinstance(axis, int) or not -ndim < axis < ndim or axis == 0:
-                raise ValueError(
-                    f"shared_axes of PReLU {self.name!r} must lie in 1..{ndim - 1} or -{ndim - 1}..-1 for an input "
-                    f"of rank {ndim} (0 is the batch). Received: shared_axes={self.shared_axes!r}"
-                )
-            shared.add(axis % ndim)
-        return shared
+        self.input_spec = sharing.input_spec(shape, input_shape)
 
     def call(self, inputs: ops.Tensor) -> ops.Tensor:
         return ops.prelu(inputs, self.alpha)

@@ -7,6 +7,7 @@ the piece on the side that gives the value there, so ReLU is flat at 0 and ReLU6
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from keras import ops
@@ -20,24 +21,22 @@ def rows(function: Semantics) -> int:
     return 2 * len(function.slopes) + 1
 
 
-def flags(function: Semantics, x: Tensor, channel_axis: int, alpha: Tensor | None = None) -> Tensor:
+def flags(function: Semantics, x: Tensor, channel_axis: int, live: Mapping[int, Tensor] | None = None) -> Tensor:
     """The flags of one batch.
 
     Args:
         function: A piecewise linear activation.
         x: Its input, `(batch, ..., channels, ...)`.
         channel_axis: The axis of units in x.
-        alpha: The live slope of the leftmost piece where it is a weight (PReLU), broadcastable against x.
+        live: The slopes that are weights (PReLU), by piece, broadcastable against x.
     """
     axis = channel_axis % len(x.shape)
     others = [a for a in range(len(x.shape)) if a != axis]
     found = []
     for piece in range(len(function.slopes)):
         inside = _inside(function, piece, x)
-        slope: Any = function.slopes[piece]
-        if piece == 0 and alpha is not None:
-            slope = alpha
-        elif slope.ndim == 0:
+        slope: Any = (live or {}).get(piece, function.slopes[piece])
+        if slope is function.slopes[piece] and slope.ndim == 0:
             hit = ops.any(inside, axis=others)
             nothing = ops.zeros_like(hit)
             found += [nothing, hit] if slope == 0 else [hit, nothing]

@@ -26,6 +26,7 @@ from keras_relu_suite.errors import DeviceError
 from keras_relu_suite.tflite.schema import File, Tensor
 from keras_relu_suite.verify import tap
 from keras_relu_suite.verify.match import Pair, Ports
+from keras_relu_suite.verify.metric import classes
 from keras_relu_suite.verify.result import EndToEnd, InPlace
 from keras_relu_suite.verify.stretch import Floats, Stretch, Tally, clipped, step
 from keras_relu_suite.verify.trained import Noise, Result, Trained
@@ -282,24 +283,7 @@ class Comparison:
                     limit=ROUNDING_FACTOR * rounding,
                     rounding=rounding,
                     max_lsb=float(difference.max(initial=0) / (step(tensor, 1.0) if tensor.quantized else 1.0)),
-                    metric=self._metric(expected, answer) if end.softmax is None else None,
+                    metric=classes(expected, answer, self.labels) if end.softmax is None else None,
                 )
             )
         return found
-
-    def _metric(self, expected: Floats, got: Floats) -> dict[str, Any] | None:
-        """Accuracy where the output looks like classes and labels are given, else the share of equal classes."""
-        if expected.ndim != 2 or expected.shape[1] < 2:
-            return None
-        classes, theirs = expected.argmax(axis=1), got.argmax(axis=1)
-        equal = float(np.mean(classes == theirs))
-        if self.labels is None:
-            return {"name": "equal classes", "device": equal}
-        labels = np.asarray(self.labels)[: len(classes)].reshape(len(classes), -1)
-        truth = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
-        return {
-            "name": "accuracy",
-            "keras": float(np.mean(classes == truth)),
-            "device": float(np.mean(theirs == truth)),
-            "equal_classes": equal,
-        }

@@ -15,7 +15,8 @@ from keras_relu_suite.monitor.verdict import judge, never_fired_bound
 
 def record(function, x, axis=-1, alpha=None):
     x = np.asarray(x, np.float32)
-    flags = keras.ops.convert_to_numpy(stats.flags(function, keras.ops.convert_to_tensor(x), axis, alpha))
+    live = None if alpha is None else {0: alpha}
+    flags = keras.ops.convert_to_numpy(stats.flags(function, keras.ops.convert_to_tensor(x), axis, live))
     assert flags.shape[0] == stats.rows(function)
     return judge("site", function, flags, len(x))
 
