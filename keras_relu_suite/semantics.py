@@ -224,8 +224,8 @@ def pieces(
     k = len(knots)
     if not (len(slopes) == len(intercepts) == k + 1 and len(knot_slopes) == len(knot_sides) == k):
         raise ValueError(
-            "A piecewise linear function has one piece more than it has knots, and one slope and side per knot. Received: "
-            f"{k} knots, {[len(given) for given in (slopes, intercepts, knot_slopes, knot_sides)]} of each"
+            "A piecewise linear function has one piece more than it has knots, and one slope and side per knot. "
+            f"Received: {k} knots, {[len(given) for given in (slopes, intercepts, knot_slopes, knot_sides)]} of each"
         )
     return Semantics(
         kind,
