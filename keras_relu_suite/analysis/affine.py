@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ from keras_relu_suite import layers
 from keras_relu_suite.analysis import linear
 from keras_relu_suite.describe import Site, describe
 from keras_relu_suite.errors import UsageError
+from keras_relu_suite.monitor import probe
 
 
 def effective_affine(model: keras.Model, x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -71,43 +72,23 @@ def switch_pattern(model: keras.Model, x: ArrayLike) -> dict[str, NDArray[np.int
         n = 1 + sum(key == name or key.startswith(name + "#") for key in found)
         found[name if n == 1 else f"{name}#{n}"] = pieces
 
-    with contextlib.ExitStack() as stack:
-        for site in describe(model).sites:
-            attribute = "activation" if site.how == "fused" else "call"
-            stack.enter_context(_listening(site.layer, attribute, site.name, lambda v, s=site: _pieces(s, v), record))
-        for name, layer in linear.leaves(model):
-            if isinstance(layer, layers.ConcatenatedReLU):
-                stack.enter_context(_listening(layer, "call", name, _signs, record))
-            elif isinstance(layer, linear.MAX_POOLING):
-                stack.enter_context(_listening(layer, "call", name, lambda v, p=layer: _winners(p, v), record))
+    taps: list[tuple[str, probe.Point, Callable[[NDArray[Any]], NDArray[np.int64]]]] = []
+    for site in describe(model).sites:
+        taps.append((site.name, probe.points([site])[0], functools.partial(_pieces, site)))
+    for name, layer in linear.leaves(model):
+        if isinstance(layer, layers.ConcatenatedReLU):
+            taps.append((name, (layer, "call"), _signs))
+        elif isinstance(layer, linear.MAX_POOLING):
+            taps.append((name, (layer, "call"), functools.partial(_winners, layer)))
+
+    def listen(i: int, value: Any, function: Callable[[Any], Any]) -> Any:
+        name, _, read = taps[i]
+        record(name, read(np.asarray(keras.ops.convert_to_numpy(value))))
+        return function(value)
+
+    with probe.intercept([point for _, point, _ in taps], listen):
         model(inputs, training=False)
     return found
-
-
-@contextlib.contextmanager
-def _listening(layer: Any, attribute: str, name: str, read: Any, record: Any) -> Iterator[None]:
-    """While open, what `layer.attribute` is called with is read and recorded."""
-    original = getattr(layer, attribute)
-    busy = False
-
-    def listen(value: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal busy
-        if not busy:  # reading the winners of a pooling layer calls it again
-            busy = True
-            record(name, read(np.asarray(keras.ops.convert_to_numpy(value))))
-            busy = False
-        return original(value, *args, **kwargs)
-
-    # Past keras' attribute tracking: nothing of this may stay behind in the layer.
-    own = attribute in vars(layer)
-    object.__setattr__(layer, attribute, listen)
-    try:
-        yield
-    finally:
-        if own:
-            object.__setattr__(layer, attribute, original)
-        else:
-            object.__delattr__(layer, attribute)
 
 
 def _pieces(site: Site, value: NDArray[Any]) -> NDArray[np.int64]:

@@ -88,13 +88,20 @@ def _sweep(make: Callable[[], list[Any]], width: int, x: Any, y: Any, seeds: int
 
 def _plot(curves: dict[str, list[dict[str, Any]]], path: Path, seeds: int) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for family, points in curves.items():
         parameters, mean, deviation = ([p[key] for p in points] for key in ("parameters", "mean", "deviation"))
-        axes.errorbar(parameters, mean, deviation, label=family, marker="o", capsize=3)
-    axes.set(xscale="log", xlabel="parameters", ylabel="test accuracy", title=f"digits, mean of {seeds} seeds")
+        axes.errorbar(parameters, [1 - m for m in mean], deviation, label=family, marker="o", capsize=3)
+    # The error on a log scale: near 100 % all accuracies look alike.
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="test error")
+    axes.set_title(f"digits: error over parameters, mean and deviation of {seeds} seeds", fontsize=10)
+    for axis, ticks in ((axes.xaxis, (200, 500, 1000, 2000, 5000)), (axes.yaxis, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5))):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
     axes.legend()
     figure.savefig(path)
     print(f"wrote {path}")

@@ -92,6 +92,15 @@ def test_keras_own_prelu_of_every_sharing(tmp_path, data):
         assert krs.verify(tmp_path / "m.tflite", model=model, data=data, devices=["reference"])
 
 
+def test_a_model_saved_with_keras_own_prelu_loads_and_converts(tmp_path, data):
+    model = keras.Sequential([keras.Input((8, 8, 1)), K.Conv2D(3, 3), K.PReLU("uniform", shared_axes=[1, 2], name="p")])
+    model.save(tmp_path / "keras.keras")
+    loaded = keras.saving.load_model(tmp_path / "keras.keras")
+    done = krs.export(loaded, tmp_path / "m.tflite", mode="int8", calibration=data)
+    assert [s["lowering"] for s in done.sites] == ["PRELU"]
+    assert krs.verify(tmp_path / "m.tflite", model=model, data=data, devices=["reference"])
+
+
 def test_what_the_converter_takes_apart_is_said(tmp_path):
     model = keras.Sequential([keras.Input((4,)), K.Dense(4), K.ReLU(3.0, 0.1, 0.2, name="odd")])
     done = krs.export(model, tmp_path / "m.tflite")
