@@ -12,7 +12,7 @@ from keras_relu_suite import report
 from keras_relu_suite.describe import describe
 from keras_relu_suite.tflite import graph, schema
 from keras_relu_suite.verify import match
-from keras_relu_suite.verify.check import site_record
+from keras_relu_suite.verify.result import site_record
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from keras_relu_suite import devices as device_registry
 from keras_relu_suite.describe import Description, describe
 from keras_relu_suite.devices import Device
 from keras_relu_suite.errors import (
+    CalibrationError,
     DeviceCrashed,
     DeviceError,
     DeviceRefused,
@@ -30,7 +31,7 @@ from keras_relu_suite.verify import exhaust, fidelity, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
 from keras_relu_suite.verify.match import Pair
-from keras_relu_suite.verify.result import DeviceRecord, SiteRecord, Verification
+from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
 from keras_relu_suite.verify.rules import Finding, finding
 
 Progress = Callable[[str], None]
@@ -85,12 +86,14 @@ def verify(
             raise UsageError("data is compared with the Keras model's activations: pass model= as well")
         by = by_name(data, ports.specs, "data")
         arrays = [by[name] for name, _, _ in ports.specs]
+        batch = file.tensors[file.inputs[0]].shape[:1]
+        if batch and len(arrays[0]) < batch[0]:
+            raise CalibrationError(f"data has {len(arrays[0])} samples, the file takes batches of {batch[0]}")
     reference, expected = _reference(file, description)
     pairs, findings = match.pair(expected, found.sites)
     findings += _graph_findings(file)
-    not_compared = [f"graph: {text}" for text in found.unread]
-    if description is not None:
-        not_compared += [f"{u.name}: {u.reason}" for u in description.unread]
+    findings += [finding("KRS905", text) for text in found.unread]
+    not_compared = [f"{u.name}: {u.reason}" for u in (description.unread if description is not None else ())]
     if reference is None:
         not_compared.append("trained slopes: there is neither a Keras model nor our metadata to compare with")
     records: list[DeviceRecord] = []
@@ -99,7 +102,7 @@ def verify(
     try:
         running = _start(opened, file, records, findings)
         say(f"function: {len(pairs)} activations on {len(running)} devices")
-        checks = _function(file, pairs, running, findings, not_compared)
+        checks = _function(file, pairs, running, findings)
         for p in pairs:
             if p.expected is not None:
                 mine = [c for c in checks if c.site == p.name]
@@ -108,7 +111,6 @@ def verify(
             say(f"in place and end to end: {len(arrays[0])} samples")
             outcome = Comparison(file, pairs, ports, model, description.sites, labels).run(running, arrays)
             findings += _in_place_findings(outcome, running)
-            not_compared += [f"{name}: the sizes in Keras and in the file differ" for name in outcome.not_aligned]
         else:
             not_compared.append("in place and end to end: needs the Keras model and data")
     finally:
@@ -195,14 +197,14 @@ def _device_finding(device: Device, error: DeviceError, what: str) -> Finding:
     return finding("KRS902", f"{device.name}: {error}", device=device.name)
 
 
-def _function(
-    file: File, pairs: Sequence[Pair], devices: Sequence[Device], findings: list[Finding], not_compared: list[str]
-) -> list[SiteCheck]:
+def _function(file: File, pairs: Sequence[Pair], devices: Sequence[Device], findings: list[Finding]) -> list[SiteCheck]:
     checks = []
     for p in pairs:
         probes = exhaust.probes(file, p.site)
         if isinstance(probes, str):
-            not_compared.append(f"{p.name}: function ({p.site.lowering}): {probes}")
+            findings.append(
+                finding("KRS905", f"{p.name}: no function check of {p.site.lowering}: {probes}", site=p.name)
+            )
             continue
         for device in devices:
             try:
@@ -227,7 +229,10 @@ def _function(
 
 
 def _in_place_findings(outcome: Outcome, devices: Sequence[Device]) -> list[Finding]:
-    found = []
+    found = [
+        finding("KRS905", f"{name}: not compared in place, its sizes in Keras and in the file differ", site=name)
+        for name in outcome.not_aligned
+    ]
     for device in devices:
         if device.name in outcome.failed:
             found.append(_device_finding(device, outcome.failed[device.name], "the file with its inner tensors tapped"))
@@ -270,30 +275,3 @@ def _in_place_findings(outcome: Outcome, devices: Sequence[Device]) -> list[Find
                 )
             )
     return found
-
-
-def site_record(p: Pair) -> SiteRecord:
-    """The site as a plain record."""
-
-    def tensor(t: schema.Tensor) -> dict[str, Any]:
-        return {
-            "tensor": t.name,
-            "shape": list(t.shape),
-            "dtype": t.dtype,
-            "scale": t.scale.tolist(),
-            "zero_point": t.zero_point.tolist(),
-        }
-
-    function = p.site.semantics
-    trained = None if p.expected is None or not p.expected.semantics.slopes else p.expected.semantics.negative_slopes
-    return SiteRecord(
-        name=p.name,
-        activation=function.kind,
-        described=function.describe(),
-        lowering=p.site.lowering,
-        fused=p.site.fused,
-        slopes=tuple(float(a) for a in np.ravel(function.negative_slopes)),
-        trained_slopes=None if trained is None else tuple(float(a) for a in np.ravel(trained)),
-        input=tensor(p.site.input),
-        output=tensor(p.site.output),
-    )

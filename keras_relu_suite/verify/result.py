@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_relu_suite import report
 from keras_relu_suite._version import __version__
+from keras_relu_suite.tflite.schema import Tensor
 from keras_relu_suite.verify.exhaust import SiteCheck
+from keras_relu_suite.verify.match import Pair
 from keras_relu_suite.verify.rules import Finding
 
 
@@ -120,6 +124,33 @@ class SiteRecord:
             "slopes": list(self.slopes),
             "trained_slopes": None if self.trained_slopes is None else list(self.trained_slopes),
         }
+
+
+def site_record(p: Pair) -> SiteRecord:
+    """The site as a plain record."""
+
+    def tensor(t: Tensor) -> dict[str, Any]:
+        return {
+            "tensor": t.name,
+            "shape": list(t.shape),
+            "dtype": t.dtype,
+            "scale": t.scale.tolist(),
+            "zero_point": t.zero_point.tolist(),
+        }
+
+    function = p.site.semantics
+    trained = None if p.expected is None or not p.expected.semantics.slopes else p.expected.semantics.negative_slopes
+    return SiteRecord(
+        name=p.name,
+        activation=function.kind,
+        described=function.describe(),
+        lowering=p.site.lowering,
+        fused=p.site.fused,
+        slopes=tuple(float(a) for a in np.ravel(function.negative_slopes)),
+        trained_slopes=None if trained is None else tuple(float(a) for a in np.ravel(trained)),
+        input=tensor(p.site.input),
+        output=tensor(p.site.output),
+    )
 
 
 @dataclass(frozen=True)

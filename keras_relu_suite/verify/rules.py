@@ -69,6 +69,11 @@ RULES = {
     "KRS901": Rule("error", "Nothing was compared.", "Name an available device."),
     "KRS902": Rule("coverage", "A device that was asked for is not available.", "Install it; see `krs devices`."),
     "KRS903": Rule("coverage", "The runtime says that it cannot run this.", "Leave the device out, or change the op."),
+    "KRS905": Rule(
+        "coverage",
+        "An activation could not be compared as was asked: this version has no way to drive or to align it.",
+        "See the reason given; the other checks of it stand.",
+    ),
     "KRS904": Rule("error", "The runtime crashed or hung on this file.", "Do not ship this file for that runtime."),
 }
 

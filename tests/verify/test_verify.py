@@ -253,6 +253,27 @@ def test_a_damaged_file_that_only_the_runtime_refuses_is_not_a_pass(int8_file):
     assert not v and v.exit_code in (1, 3)
 
 
+def test_an_activation_that_cannot_be_driven_is_not_a_pass(monkeypatch, int8_file):
+    from keras_relu_suite.verify import exhaust
+
+    real = exhaust.probes
+    monkeypatch.setattr(exhaust, "probes", lambda f, s: "no kernel" if s.channels == 8 else real(f, s))
+    v = krs.verify(int8_file, devices=["reference"])
+    assert v.exit_code == 3 and codes(v) == ["KRS905"] and "no kernel" in v.findings[0].message
+
+
+def test_fewer_samples_than_the_files_batch(chain, data, tmp_path):
+    krs.export(chain, tmp_path / "m.tflite", batch_size=4)
+    with pytest.raises(errors.CalibrationError, match="3 samples, the file takes batches of 4"):
+        krs.verify(tmp_path / "m.tflite", model=chain, data=data[:3])
+
+
+def test_every_rule_says_what_and_how_to_fix():
+    for code, rule in krs.verify.RULES.items():
+        assert code.startswith("KRS") and rule.severity in ("error", "warning", "coverage")
+        assert rule.what.endswith(".") and rule.fix
+
+
 # Results.
 
 
