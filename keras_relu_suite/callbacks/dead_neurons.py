@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +15,8 @@ from keras_relu_suite.errors import ModelError, UsageError
 from keras_relu_suite.monitor import probe, stats, verdict
 from keras_relu_suite.monitor.record import WindowRecord
 from keras_relu_suite.ops import Tensor
+
+_ATTACHED: weakref.WeakKeyDictionary[Any, weakref.WeakSet[DeadNeuronMonitor]] = weakref.WeakKeyDictionary()
 
 
 class DeadNeuronMonitor(keras.callbacks.Callback):
@@ -42,8 +46,8 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
         super().__init__()
         self.verbose = verbose
         self.history: list[WindowRecord] = []
-        self._undo: Callable[[], None] | None = None
-        self._counting = True
+        self._undo: Callable[[], Any] | None = None
+        self._counting = self._ran = False
 
     # What is watched.
 
@@ -77,26 +81,30 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
                 f"Model {self.model.name!r} has no piecewise linear activation to watch. Not watched: "
                 + ("; ".join(f"{u.name} ({u.reason})" for u in coverage.unread) or "nothing")
             )
+        for other in list(_ATTACHED.get(self.model, ())):
+            if other is self or other._ran:  # left over from a fit that an exception ended
+                other.detach()
         self.history = []
         self._sites = coverage.sites
         self._flags = [
             keras.Variable(self._no_flags(s), dtype="uint8", trainable=False, name="krs_flags") for s in self._sites
         ]
         self._samples = keras.Variable(0, dtype="int32", trainable=False, name="krs_samples")
-        self._counting = True
-        self._undo = probe.attach(probe.points(self._sites), self._count)
+        self._counting = self._ran = False
+        undo = (
+            probe.attach(probe.points(self._sites), self._count),
+            probe.attach([(self.model, "train_step")], self._train_step),
+        )
+        self._undo = lambda: [take_out() for take_out in undo]
+        _ATTACHED.setdefault(self.model, weakref.WeakSet()).add(self)
         # A train function from an earlier fit was traced without our counts. (Before the first fit keras has made one
         # as well, but not traced it; making it again costs nothing.)
         self.model.make_train_function(force=True)
         if self.verbose and coverage.unread:
             print("dead units, not watched: " + "; ".join(f"{u.name} ({u.reason})" for u in coverage.unread))
 
-    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
-        # Validation inside fit: its function is traced now, and must not count.
-        self._counting = False
-
-    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
-        self._counting = True
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._ran = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         window = self._take(epoch)
@@ -111,24 +119,35 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
         self.detach()
 
     def detach(self) -> None:
-        """Take the counting out of the model. `fit` calls it at its end; after an exception in `fit` call it yourself
-        or let the next `fit` with a monitor do so."""
+        """Take the counting out of the model. `fit` calls it at its end. After an exception in `fit` call it yourself,
+        or leave it to the next `fit` of the model with any monitor; until then nothing counts outside of training."""
         if self._undo is not None:
             self._undo()
             self._undo = None
             # The traced functions hold our counts: have keras trace them anew when they are next needed.
             self.model.train_function = None
             self.model.test_function = None
+            self.model.predict_function = None
+            _ATTACHED.get(self.model, set()).discard(self)
 
     # Counting.
+
+    def _train_step(self, i: int, data: Any, train_step: Callable[[Any], Any]) -> Any:
+        """Count in here and nowhere else: not in validation, nor where another callback predicts."""
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        first = next(t for t in keras.tree.flatten(inputs) if t is not None)
+        self._samples.assign(self._samples.value + keras.ops.shape(first)[0])
+        self._counting = True
+        try:
+            return train_step(data)
+        finally:
+            self._counting = False
 
     def _count(self, i: int, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         if self._counting:
             site, flags = self._sites[i], self._flags[i]
             seen = stats.flags(site.semantics, x, site.channel_axis, _live_slopes(site))
             flags.assign(keras.ops.maximum(flags.value, seen))
-            if i == 0:
-                self._samples.assign(self._samples.value + keras.ops.shape(x)[0])
         return activation(x)
 
     @staticmethod

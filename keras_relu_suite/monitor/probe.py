@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from keras_relu_suite.describe import Site
+import keras
+
+from keras_relu_suite.describe import Site, inference_call
 from keras_relu_suite.ops import Tensor
 
 Around = Callable[[int, Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -36,35 +39,82 @@ def intercept(where: Sequence[Point], around: Around) -> Iterator[None]:
 
 
 def attach(where: Sequence[Point], around: Around) -> Callable[[], None]:
-    """`intercept` for those who cannot use a `with`; returns the function that undoes it."""
-    restore: list[tuple[dict[str, Any], str, Any]] = []
+    """`intercept` for those who cannot use a `with`; returns the function that undoes it.
+
+    Several may be attached at once and undone in any order: the first attached is the outermost.
+    """
+    taken: list[tuple[dict[str, Any], str, _Entry]] = []
     for i, (layer, name) in enumerate(where):
         # __dict__ and not setattr: keras must not track what stands here.
         own: dict[str, Any] = layer.__dict__
-        restore.append((own, name, own.get(name, _ABSENT)))
-        own[name] = _wrapped(getattr(layer, name), i, around)
+        chain = getattr(own.get(name), "krs_chain", None)
+        if chain is None:
+            chain = _Chain(getattr(layer, name), own.get(name, _ABSENT))
+            own[name] = chain.wrapper()
+        entry = (i, around)
+        chain.entries.append(entry)
+        taken.append((own, name, entry))
 
     def undo() -> None:
-        while restore:
-            own, name, value = restore.pop()
-            if value is _ABSENT:
-                own.pop(name, None)
-            else:
-                own[name] = value
+        while taken:
+            own, name, entry = taken.pop()
+            chain = getattr(own.get(name), "krs_chain", None)
+            if chain is None or entry not in chain.entries:
+                continue
+            chain.entries.remove(entry)
+            if not chain.entries:
+                if chain.before is _ABSENT:
+                    del own[name]
+                else:
+                    own[name] = chain.before
 
     return undo
 
 
+def executed(model: keras.Model, sites: Sequence[Site], inputs: Sequence[Any]) -> tuple[Site, ...]:
+    """The sites that one inference calls, in the order of their first call, with the number of calls as seen.
+
+    A `call()` of a user's own and TimeDistributed do not show what they call, or how often, before they run.
+    """
+    order: dict[int, int] = {}
+
+    def note(i: int, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        order[i] = order.get(i, 0) + 1
+        return activation(x)
+
+    given, keywords = inference_call(model, inputs)
+    with intercept(points(sites), note):
+        model(given, **keywords)
+    return tuple(dataclasses.replace(sites[i], calls=calls) for i, calls in order.items())
+
+
 _ABSENT = object()
+_Entry = tuple[int, Around]
 
 
-def _wrapped(function: Callable[..., Tensor], i: int, around: Around) -> Callable[..., Tensor]:
-    # A plain function under the original's name and module is what keras.activations.serialize takes for the original.
-    @functools.wraps(function if isinstance(function, (types.FunctionType, types.MethodType)) else _nameless)
-    def wrapper(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return around(i, x, lambda value: function(value, *args, **kwargs))
+class _Chain:
+    """What stands around one function."""
 
-    return wrapper
+    def __init__(self, function: Callable[..., Tensor], before: Any) -> None:
+        self.function, self.before = function, before
+        self.entries: list[_Entry] = []
+
+    def wrapper(self) -> Callable[..., Tensor]:
+        plain = isinstance(self.function, (types.FunctionType, types.MethodType))
+
+        # A plain function under the original's name and module is what keras.activations.serialize takes for it.
+        @functools.wraps(self.function if plain else _nameless)
+        def call(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            def step(entries: list[_Entry], value: Tensor) -> Tensor:
+                if not entries:
+                    return self.function(value, *args, **kwargs)
+                i, around = entries[0]
+                return around(i, value, lambda v: step(entries[1:], v))
+
+            return step(list(self.entries), x)
+
+        call.krs_chain = self  # type: ignore[attr-defined]
+        return call
 
 
 def _nameless(x: Tensor) -> Tensor:

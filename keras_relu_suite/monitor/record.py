@@ -20,6 +20,7 @@ class SiteRecord:
         always_on: Units that never left one sloped piece: linear on this window.
         not_a_number: Units that saw NaN; they are in none of the other lists.
         samples: n, how many samples the window had.
+        seen: Whether training called the site at all in the window; if not, nothing is known of its units.
         bound: One-sided 95 % Clopper–Pearson upper bound on the firing rate of a unit that never fired in n samples.
     """
 
@@ -33,6 +34,7 @@ class SiteRecord:
     not_a_number: tuple[int, ...]
     samples: int
     bound: float
+    seen: bool = True
 
     @property
     def dead_fraction(self) -> float:
@@ -50,6 +52,7 @@ class SiteRecord:
             "not_a_number": list(self.not_a_number),
             "samples": self.samples,
             "firing_rate_bound_95": self.bound,
+            "seen": self.seen,
         }
 
 
@@ -63,7 +66,8 @@ class WindowRecord:
 
     @property
     def units(self) -> int:
-        return sum(site.units for site in self.sites)
+        """Watched units of the sites that training called."""
+        return sum(site.units for site in self.sites if site.seen)
 
     @property
     def dead(self) -> int:
@@ -84,7 +88,7 @@ class WindowRecord:
 
     def summary(self) -> str:
         """One line, naming the units that are dead."""
-        able = sum(site.units for site in self.sites if site.can_die)
+        able = sum(site.units for site in self.sites if site.can_die and site.seen)
         parts = [f"epoch {self.epoch + 1}: {self.dead} of {self.units} units dead"]
         if able < self.units:
             parts.append(f"{self.units - able} have no flat piece and cannot die")
@@ -105,7 +109,7 @@ class WindowRecord:
 
 
 def _findings(site: SiteRecord) -> list[str]:
-    found = []
+    found = [] if site.seen else ["not called in training, so nothing is known"]
     for value in sorted(set(site.dead.values())):
         units = [unit for unit, at in site.dead.items() if at == value]
         found.append(

@@ -2,7 +2,7 @@
 
 The flags of a site are a uint8 matrix (rows, units), combined over batches by maximum. Its rows are, for every piece
 of the activation, *visited with a slope* and *visited flat* (slope exactly 0), and at last *saw NaN*. A knot belongs to
-the piece on the side that gives the value there, so ReLU is flat at 0 and ReLU6 at 6.
+the piece whose slope TensorFlow's gradient has there, so ReLU is flat at 0, ReLU6 at 6 and ReLU(max_value=4) not at 4.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_relu_suite.ops import Tensor
@@ -52,11 +53,18 @@ def _inside(function: Semantics, piece: int, x: Tensor) -> Tensor:
     """Whether each x lies on that piece; NaN lies on none."""
     conditions = []
     if piece > 0:
-        knot, side = function.knots[piece - 1], function.knot_sides[piece - 1]
+        knot, side = function.knots[piece - 1], _side(function, piece - 1)
         conditions.append(ops.greater(x, knot) if side == "left" else ops.greater_equal(x, knot))
     if piece < len(function.knots):
-        knot, side = function.knots[piece], function.knot_sides[piece]
+        knot, side = function.knots[piece], _side(function, piece)
         conditions.append(ops.less_equal(x, knot) if side == "left" else ops.less(x, knot))
     if not conditions:
         return ops.logical_not(ops.isnan(x))
     return conditions[0] if len(conditions) == 1 else ops.logical_and(*conditions)
+
+
+def _side(function: Semantics, knot: int) -> str:
+    """The piece that a knot is counted with; the left one where the gradient is neither's (keras' own PReLU at 0)."""
+    at, right = function.knot_slopes[knot], function.slopes[knot + 1]
+    left = function.slopes[knot]
+    return "right" if at.size == right.size == 1 and at == right and not np.array_equal(at, left) else "left"

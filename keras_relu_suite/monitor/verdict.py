@@ -51,4 +51,5 @@ def judge(name: str, function: Semantics, flags: NDArray[np.uint8], samples: int
         not_a_number=tuple(int(u) for u in np.flatnonzero(nan)),
         samples=samples,
         bound=never_fired_bound(samples),
+        seen=bool(flags.any()),
     )
