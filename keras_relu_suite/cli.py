@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,12 @@ def verify(
 ) -> int:  # fmt: skip
     """Check FILE, a .tflite file, on real runtimes against the network that was trained."""
     from keras_relu_suite import devices as registry
+    from keras_relu_suite.report import files as reports
     from keras_relu_suite.verify.check import verify as run
 
     _import(modules)
+    if target is not None:
+        reports.check(target, (".json", ".html"))  # before hours of work, not after
     for name in names:
         if name != "all":
             registry.get(name)  # an unknown name is wrong use, to be told before a model is loaded
@@ -134,9 +138,9 @@ def verify(
     loaded = None if model is None else _model(model)
     x, y = (None, None) if data is None else _data(data)
     result = run(file, model=loaded, data=x, labels=y, devices=names, strict=strict, progress=_say)
+    _print(result, as_json)
     if target is not None:
         result.save(target)
-    _print(result, as_json)
     return result.exit_code
 
 
@@ -148,8 +152,8 @@ def _import(modules: tuple[str, ...]) -> None:
     for name in modules:
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            raise UsageError(f"--import {name}: {error}") from error
+        except Exception as error:  # whatever a user's own module raises
+            raise UsageError(f"--import {name}: {type(error).__name__}: {error}") from error
 
 
 def _bytes(path: Path) -> bytes:
@@ -174,22 +178,21 @@ def _model(path: Path) -> Any:
 
 
 def _data(path: Path) -> tuple[Any, Any]:
+    """x (an array, or a dict where there are several inputs) and y, None where there is none."""
+    import zipfile
+
     import numpy as np
 
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CalibrationError(f"{str(path)!r} cannot be read as .npz or .npy: {error}") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded, None
-    names = set(loaded.files)
-    if "x" in names:
-        return loaded["x"], loaded["y"] if "y" in names else None
-    if names - {"y"}:
-        return {n: loaded[n] for n in names - {"y"}}, loaded["y"] if "y" in names else None
-    raise CalibrationError(
-        f"{str(path)!r} must hold an array x, or one array for each input. Received: {sorted(names)}"
-    )
+    y = arrays.pop("y", None)
+    if not arrays:
+        raise CalibrationError(f"{str(path)!r} must hold an array x, or one array for each input. Received: only y")
+    return (arrays["x"] if set(arrays) == {"x"} else arrays), y
 
 
 def main() -> None:

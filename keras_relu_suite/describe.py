@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,21 +95,6 @@ def describe(model: keras.Model) -> Description:
     found = list(_walk(model, "", 1, set()))
     sites = tuple(item for item in found if isinstance(item, Site))
     return Description(sites, tuple(item for item in found if isinstance(item, Unread)))
-
-
-def leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    """Every layer below `model` that has no layers below itself, inputs left out."""
-    found = model._flatten_layers(include_self=False)  # keras has no public way
-    return [layer for layer in found if not layer._layers and not isinstance(layer, keras.layers.InputLayer)]
-
-
-def inference_call(model: keras.Model, inputs: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
-    """What to call the model with for inference: `inputs` in the structure in which it takes them, and keywords."""
-    structure = getattr(model, "_inputs_struct", None)  # keras has no public way
-    keywords = {"training": False} if getattr(model, "_call_has_training_arg", True) else {}
-    if isinstance(structure, dict):
-        return keras.tree.pack_sequence_as(structure, list(inputs)), keywords
-    return inputs[0] if len(inputs) == 1 else list(inputs), keywords
 
 
 _ACROSS_UNITS = {"softmax", "log_softmax", "sparsemax", "glu"}
@@ -268,16 +253,35 @@ def _named(name: str, **parameters: Any) -> Semantics | None:
 
 
 def _channel_axis(layer: Any) -> int:
-    data_format = getattr(layer, "data_format", None)
-    if data_format is None and isinstance(layer, (keras.layers.PReLU, layers.PReLU, layers.TwoSidedPReLU)):
+    """1 or -1: that of the slopes, or of the nearest layer before that says where its channels are."""
+    if isinstance(layer, (keras.layers.PReLU, layers.PReLU, layers.TwoSidedPReLU)):
         shape = np.shape(layer.negative if isinstance(layer, layers.TwoSidedPReLU) else layer.alpha)
-        if len(shape) > 1 and shape[0] > 1 and set(shape[1:]) == {1}:
-            return 1
-        return -1
-    if data_format is None and not hasattr(layer, "kernel"):
-        try:
-            if len(layer.output.shape) >= 3:
-                data_format = keras.config.image_data_format()
-        except (AttributeError, ValueError):
+        if sum(size > 1 for size in shape) == 1:
+            return 1 if shape[0] > 1 and len(shape) > 1 else -1
+    while True:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return 1 if layer.axis == 1 else -1
+        if not isinstance(layer, keras.layers.Flatten) and getattr(layer, "data_format", None) is not None:
+            return 1 if layer.data_format == "channels_first" else -1
+        if hasattr(layer, "kernel"):
             return -1
-    return 1 if data_format == "channels_first" else -1
+        before = _before(layer)
+        if before is None:
+            break
+        layer = before
+    try:
+        rank = len(layer.output.shape)
+    except (AttributeError, ValueError):
+        return -1
+    return 1 if rank >= 3 and keras.config.image_data_format() == "channels_first" else -1
+
+
+def _before(layer: Any) -> Any:
+    """The layer that makes the input of one that keeps shapes (an activation, Dropout, Add, …); else None."""
+    try:
+        tensor = keras.tree.flatten(layer.input)[0]
+        same = tuple(tensor.shape) == tuple(layer.output.shape)
+        operation = tensor._keras_history.operation  # keras has no public way
+    except (AttributeError, ValueError, IndexError):
+        return None
+    return operation if same and not isinstance(operation, keras.layers.InputLayer) else None

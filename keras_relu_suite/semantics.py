@@ -90,8 +90,7 @@ class Semantics:
     def monotone(self) -> bool:
         if not self.piecewise_linear:
             return SMOOTH[self.kind].monotone and self.parameters.get("alpha", 1) >= 0
-        jumps_up = all(bool(np.all(self._jump(i) >= 0)) for i in range(len(self.knots)))
-        return jumps_up and all(bool(np.all(s >= 0)) for s in self.slopes)
+        return all(bool(np.all(s >= 0)) for s in (*self.slopes, *map(self._jump, range(len(self.knots)))))
 
     @property
     def keeps_zero(self) -> bool:
@@ -99,7 +98,7 @@ class Semantics:
 
     @property
     def sparse(self) -> bool:
-        """Gives exact zeros on a whole interval, in every channel."""
+        """Exact zeros on a whole interval, in every channel."""
         return any(bool(np.all((s == 0) & (b == 0))) for s, b in zip(self.slopes, self.intercepts, strict=True))
 
     @property
@@ -193,7 +192,8 @@ class Semantics:
     def from_dict(value: dict[str, Any]) -> Semantics:
         """The inverse of `to_dict`; other keys are ignored."""
         if "parameters" in value:
-            return smooth(value["activation"], **value["parameters"])
+            parameters = {str(k): v if isinstance(v, bool) else float(v) for k, v in value["parameters"].items()}
+            return smooth(value["activation"], **parameters)
         names = ("knots", "slopes", "intercepts", "knot_slopes", "knot_sides")
         return pieces(value["activation"], *(value[name] for name in names))
 
@@ -245,7 +245,7 @@ def linear() -> Semantics:
 def relu(max_value: float | None = None, negative_slope: float = 0.0, threshold: float = 0.0) -> Semantics:
     """keras' ReLU: max_value for x ≥ max_value, x for threshold < x < max_value, negative_slope·(x − threshold) else.
 
-    The kind is that of the function, not of the class: `relu(6)` is `relu6`, `relu(negative_slope=a)` is `leaky_relu`.
+    The kind is the function's, not the class's: `relu(6)` is `relu6`, `relu(negative_slope=a)` is `leaky_relu`.
     """
     max_value = None if max_value is None else float(max_value)
     if max_value is None and threshold == 0 and negative_slope != 0:

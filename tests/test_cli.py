@@ -57,6 +57,11 @@ def test_verify_finds(capfd, int8_file, tmp_path):
         (("verify", "INT8", "--model", "KERAS", "--data", "NAN"), "NaN or inf"),
         (("verify", "INT8", "--model", "KERAS", "--data", "EMPTY"), "is empty"),
         (("verify", "INT8", "--report", "x.txt"), "ends in .json or .html"),
+        (("verify", "INT8", "--report", "nowhere/x.html"), "must exist and be writable"),
+        (("verify", "INT8", "--model", "KERAS", "--data", "BROKEN"), "cannot be read as .npz"),
+        (("verify", "INT8", "--model", "KERAS", "--data", "OBJECTS"), "cannot be read as .npz"),
+        (("verify", "INT8", "--model", "KERAS", "--data", "SHORT"), "label for every sample"),
+        (("verify", "INT8", "--import", "broken_module"), "SyntaxError"),
         (("verify", "INT8", "--import", "no_such_module"), "No module named"),
         (("verify",), "Missing argument"),
         (("verify", "INT8", "--no-such-option"), "No such option"),
@@ -67,11 +72,20 @@ def test_verify_finds(capfd, int8_file, tmp_path):
         (("export", "KERAS", "nowhere/m.tflite"), "folder must exist"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_2(capfd, tmp_path, int8_file, keras_file, data_file, arguments, words):
+def test_mistakes_are_one_line_and_exit_2(
+    capfd, tmp_path, monkeypatch, int8_file, keras_file, data_file, arguments, words
+):
     files = {"INT8": int8_file, "KERAS": keras_file, "DATA": data_file, "OUT": tmp_path / "m.tflite"}
     for name, content in (("NAN", np.full((2, 8, 8, 1), np.nan)), ("EMPTY", np.zeros((0, 8, 8, 1)))):
         files[name] = tmp_path / f"{name}.npz"
         np.savez(files[name], x=content)
+    np.savez(tmp_path / "OBJECTS.npz", x=np.array([{}], dtype=object))
+    np.savez(tmp_path / "SHORT.npz", x=np.zeros((4, 8, 8, 1)), y=np.zeros(2))
+    (tmp_path / "BROKEN.npz").write_bytes((tmp_path / "SHORT.npz").read_bytes()[:700])
+    files.update({name: tmp_path / f"{name}.npz" for name in ("OBJECTS", "SHORT", "BROKEN")})
+    (tmp_path / "broken_module.py").write_text("this is no Python")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     files["README"] = tmp_path / "README.md"
     files["README"].write_text("# Not a model at all, but longer than eight bytes")
     before = sorted(tmp_path.iterdir())

@@ -18,11 +18,12 @@ import keras
 
 from keras_relu_suite import report
 from keras_relu_suite._version import __version__
-from keras_relu_suite.describe import Description, Site, describe, inference_call
+from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, ModelError, UsageError
 from keras_relu_suite.export import calibrate
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.monitor import probe
+from keras_relu_suite.structure import inference_call
 from keras_relu_suite.tflite import graph, names, schema
 from keras_relu_suite.tflite.align import Expected, align
 
@@ -62,6 +63,8 @@ def export(
         )
     description = describe(model)
     inputs = model_inputs(model)
+    blank = [keras.ops.zeros((spec.batch_size, *shape[1:]), dtype) for _, shape, dtype in inputs]
+    description = Description(probe.executed(model, description.sites, blank), description.unread)
     samples = None
     if spec.mode == "int8":
         if calibration is None:

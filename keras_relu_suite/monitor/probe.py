@@ -11,8 +11,9 @@ from typing import Any
 
 import keras
 
-from keras_relu_suite.describe import Site, inference_call
+from keras_relu_suite.describe import Site
 from keras_relu_suite.ops import Tensor
+from keras_relu_suite.structure import inference_call
 
 Around = Callable[[int, Tensor, Callable[[Tensor], Tensor]], Tensor]
 Point = tuple[Any, str]

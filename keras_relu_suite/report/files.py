@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from keras_relu_suite.errors import UsageError
@@ -16,11 +16,21 @@ def save(target: Path, formats: Mapping[str, Callable[[], str]]) -> Path:
     Raises:
         UsageError: no such format, or the path cannot be written.
     """
-    make = formats.get(target.suffix)
-    if make is None:
-        raise UsageError(f"A report ends in {' or '.join(formats)}. Received: path={str(target)!r}")
-    write(target, make().encode())
+    check(target, tuple(formats))
+    write(target, formats[target.suffix]().encode())
     return target
+
+
+def check(target: Path, suffixes: Sequence[str]) -> None:
+    """Nothing, if a report could be written there.
+
+    Raises:
+        UsageError: as for `save`.
+    """
+    if target.suffix not in suffixes:
+        raise UsageError(f"A report ends in {' or '.join(suffixes)}. Received: path={str(target)!r}")
+    if target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise UsageError(f"Cannot write {str(target)!r}: its folder must exist and be writable")
 
 
 def write(target: Path, content: bytes) -> None:

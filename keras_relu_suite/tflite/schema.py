@@ -162,6 +162,8 @@ def _view(data: bytes, model: Model) -> File:
     tensors = tuple(_tensor(model, i, t) for i, t in enumerate(graph.tensors or ()))
     ops = tuple(_op(model, i, op, len(tensors)) for i, op in enumerate(graph.operators or ()))
     inputs, outputs = _indices(graph.inputs, len(tensors)), _indices(graph.outputs, len(tensors))
+    if any(0 in tensors[i].shape for i in inputs):
+        raise TFLiteFileError("an input of the graph has no elements")
     known = set(inputs) | {t.index for t in tensors if t.data is not None} | {-1}
     known |= {i for i, t in enumerate(graph.tensors or ()) if t.isVariable}
     for op in ops:
@@ -199,6 +201,8 @@ def _tensor(model: Model, index: int, t: Any) -> Tensor:
     dimension = int(q.quantizedDimension) if q is not None else 0
     if scale.size > 1 and not (0 <= dimension < len(shape) and shape[dimension] == scale.size):
         raise TFLiteFileError(f"tensor {index} of shape {shape} has {scale.size} scales along dimension {dimension}")
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise TFLiteFileError(f"tensor {index} has a scale that is not a positive number: {scale.min()}")
     if zero_point.size not in (0, 1, scale.size):
         raise TFLiteFileError(f"tensor {index} has {scale.size} scales and {zero_point.size} zero points")
     return Tensor(index, _text(t.name), shape, dtype, scale, zero_point, dimension, content)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_relu_suite import devices as device_registry
-from keras_relu_suite.describe import Description, describe
+from keras_relu_suite.describe import Description, Unread, describe
 from keras_relu_suite.devices import Device
 from keras_relu_suite.errors import (
     CalibrationError,
@@ -24,6 +24,7 @@ from keras_relu_suite.errors import (
     UsageError,
 )
 from keras_relu_suite.export.calibrate import by_name
+from keras_relu_suite.monitor import probe
 from keras_relu_suite.tflite import graph, schema
 from keras_relu_suite.tflite.align import Expected
 from keras_relu_suite.tflite.schema import File
@@ -81,6 +82,7 @@ def verify(
     if model is not None:
         description = describe(model)
         ports = match.ports(model, file)
+        description = _as_executed(model, description, ports)
     if data is not None:
         if model is None or ports is None:
             raise UsageError("data is compared with the Keras model's activations: pass model= as well")
@@ -89,9 +91,12 @@ def verify(
         batch = file.tensors[file.inputs[0]].shape[:1]
         if batch and len(arrays[0]) < batch[0]:
             raise CalibrationError(f"data has {len(arrays[0])} samples, the file takes batches of {batch[0]}")
+        if labels is not None and len(labels) != len(arrays[0]):
+            raise CalibrationError(f"There must be a label for every sample. Received: {len(labels)} labels, "
+                                   f"{len(arrays[0])} samples")  # fmt: skip
     reference, expected = _reference(file, description)
     pairs, findings = match.pair(expected, found.sites)
-    findings += _graph_findings(file)
+    findings += _graph_findings(file) + match.metadata_findings(file)
     findings += [finding("KRS905", text) for text in found.unread]
     not_compared = [f"{u.name}: {u.reason}" for u in (description.unread if description is not None else ())]
     if reference is None:
@@ -117,7 +122,8 @@ def verify(
         for device in opened:
             device.close()
     if not any(c.compared for c in checks):
-        findings.append(finding("KRS901", "nothing was compared: no device could run any activation of this file"))
+        why = "coverage" if any(f.severity == "coverage" for f in findings) else "error"
+        findings.append(finding("KRS901", "nothing was compared: no activation of this file was run", why))
     return Verification(
         file=label,
         sha256=hashlib.sha256(file.data).hexdigest(),
@@ -143,6 +149,17 @@ def _read(tflite: str | os.PathLike[str] | bytes) -> tuple[File, str]:
     except OSError as error:
         raise TFLiteFileError(f"Cannot read {str(path)!r}: {error.strerror or error}") from error
     return schema.read(data, str(path)), path.name
+
+
+def _as_executed(model: keras.Model, description: Description, ports: match.Ports) -> Description:
+    """The same with the sites in the order and number of their calls in one inference."""
+    blank = [
+        keras.ops.zeros((1, *(1 if n is None else n for n in shape[1:])), dtype) for _, shape, dtype in ports.specs
+    ]
+    called = probe.executed(model, description.sites, blank)
+    names = {site.name for site in called}
+    idle = tuple(Unread(s.name, "inference does not call it") for s in description.sites if s.name not in names)
+    return Description(called, description.unread + idle)
 
 
 def _reference(file: File, description: Description | None) -> tuple[str | None, list[Expected] | None]:

@@ -230,7 +230,7 @@ class Comparison:
             if k is None:
                 return None
             stretch = self.stretches[k]
-            after = stretch.as_keras(seen.after[k], y.shape)
+            after = stretch.as_keras(seen.after[k], y)
             if after is None:
                 self.not_aligned.add(stretch.name)
                 return None
@@ -249,9 +249,9 @@ class Comparison:
     def _compare(self, kept: dict[int, tuple[Floats, Floats]], seen: tap.Tapped, tallies: list[Tally]) -> None:
         for k, (x, y) in kept.items():
             stretch, before = self.stretches[k], seen.before[k]
-            after = stretch.as_keras(seen.after[k], y.shape)
+            after = stretch.as_keras(seen.after[k], y)
             if after is not None:
-                tallies[k].free(x, y, None if before is None else stretch.as_keras(before, x.shape), after)
+                tallies[k].free(x, y, None if before is None else stretch.as_keras(before, x), after)
 
     # All batches.
 

@@ -30,15 +30,19 @@ class Pair:
 
 
 def from_metadata(file: File) -> list[Expected] | None:
-    """The sites that our export wrote into the file; None if it did not."""
-    raw = file.metadata.get(names.METADATA)
-    if raw is None:
-        return None
+    """The sites that our export wrote into the file; None if it did not, or if they cannot be read."""
     try:
-        content = json.loads(raw)
-        return [Expected(s["name"], Semantics.from_dict(s), int(s["calls"])) for s in content["sites"]]
-    except (ValueError, KeyError, TypeError):
+        content = json.loads(file.metadata[names.METADATA])
+        return [Expected(str(s["name"]), Semantics.from_dict(s), int(s["calls"])) for s in content["sites"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def metadata_findings(file: File) -> list[Finding]:
+    """A finding if there is an entry of ours that cannot be read."""
+    if names.METADATA not in file.metadata or from_metadata(file) is not None:
+        return []
+    return [finding("KRS206", "the trained slopes in the file's metadata cannot be read, and are not used")]
 
 
 def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tuple[list[Pair], list[Finding]]:

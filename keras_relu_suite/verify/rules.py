@@ -45,6 +45,11 @@ RULES = {
         "Use an activation that the converter keeps in integers: ReLU, ReLU6, LeakyReLU or PReLU.",
     ),
     "KRS205": Rule("error", "The file needs TensorFlow ops (Flex) or custom ops.", "Replace the layer that makes it."),
+    "KRS206": Rule(
+        "warning",
+        "The entry that our export wrote into the file is damaged.",
+        "Export again, or pass the Keras model.",
+    ),
     "KRS301": Rule(
         "error",
         "A site's values differ from Keras' by more than rounding explains, with the device's own values before it.",

@@ -50,19 +50,27 @@ class Stretch:
         self.variances: list[Floats] = []
         self.spread = 0.0
         self.fired: NDArray[np.bool_] | None = None
+        self.low: Floats | None = None
+        self.high: Floats | None = None
 
     def flat(self, values: Floats) -> Floats:
         """(samples × positions, units) of values in Keras' layout."""
         moved = np.moveaxis(values, self.axis, -1)
         return moved.reshape(-1, moved.shape[-1])
 
-    def as_keras(self, values: Floats, shape: tuple[int, ...]) -> Floats | None:
-        """The file's values, channels last, in Keras' layout; None if the sizes differ."""
-        if values.size != np.prod(shape, dtype=np.int64):
+    def as_keras(self, values: Floats, like: Floats) -> Floats | None:
+        """The file's values in the layout of Keras' own `like`; None if the sizes differ.
+
+        TFLite's convolutions have their channels last; behind a TRANSPOSE the file has Keras' channels_first layout.
+        Where the shapes do not tell (as many channels as rows), the nearer of both is meant.
+        """
+        if values.size != like.size:
             return None
-        if values.shape != shape and self.axis == 1 and values.ndim == len(shape) > 2:
-            values = np.moveaxis(values, -1, 1)
-        return values.reshape(shape)
+        if self.axis != 1 or values.ndim != like.ndim or like.ndim < 3:
+            return values.reshape(like.shape)
+        moved = np.moveaxis(values, -1, 1)
+        fitting = [v for v in (moved, values) if v.shape == like.shape] or [values.reshape(like.shape)]
+        return min(fitting, key=lambda v: float(np.abs(v - like).sum()))
 
     def expected(self, x: Floats, y: Floats) -> Floats:
         """What the file's integers can hold of the trained answer: saturation is the calibration's choice."""
@@ -76,6 +84,16 @@ class Stretch:
         if self.function is not None:
             fired = (self.flat(self.function.slope(x)) != 0).any(axis=0)
             self.fired = fired if self.fired is None else self.fired | fired
+            rows = self.flat(y)
+            self.low = rows.min(axis=0) if self.low is None else np.minimum(self.low, rows.min(axis=0))
+            self.high = rows.max(axis=0) if self.high is None else np.maximum(self.high, rows.max(axis=0))
+
+    def swallowed(self, low: Floats, high: Floats) -> tuple[int, ...]:
+        """Units that fire in Keras and vary there, but stay on one code, from `low` to `high`, in an integer file."""
+        if self.fired is None or self.low is None or self.high is None or not self.output.quantized:
+            return ()
+        varies = self.fired & (self.high > self.low)
+        return tuple(int(c) for c in np.flatnonzero((low == high) & varies))
 
     def see_rounded(self, difference: Floats) -> None:
         """How far one random rounding moved Keras' output here."""
@@ -142,7 +160,7 @@ class Tally:
                 "switch_agreement": self.agreed / self.gates if self.gates else None,
                 "zeros": (self.zeros[0] / self.values, self.zeros[1] / self.values),
                 "dead": tuple(int(c) for c in np.flatnonzero(~stretch.fired)),
-                "quantisation_dead": tuple(int(c) for c in np.flatnonzero((self.low == self.high) & stretch.fired)),
+                "quantisation_dead": stretch.swallowed(self.low, self.high),
             }
         unit = step(stretch.output, 1.0) if stretch.output.quantized else 1.0
         return InPlace(

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_relu_suite import describe
+from keras_relu_suite import structure
 from keras_relu_suite.describe import Site
 from keras_relu_suite.monitor import probe
 
@@ -44,7 +44,7 @@ class Trained:
 
     def __init__(self, model: keras.Model, sites: Sequence[Site]) -> None:
         self.model, self.sites = model, sites
-        leaves = describe.leaves(model)
+        leaves = structure.leaves(model)
         self._leaves = [layer for layer in leaves if not any(layer is site.layer for site in sites)]
         self._softmax = [point for point in map(_softmax_point, leaves) if point is not None]
 
@@ -72,9 +72,9 @@ class Trained:
 
         def at_leaf(i: int, x: Any, call: Callable[[Any], Any]) -> Any:
             y = call(x)
-            return y if noise is None else noise.layer(y)
+            return y if noise is None else keras.tree.map_structure(noise.layer, y)
 
-        given, keywords = describe.inference_call(self.model, [keras.ops.convert_to_tensor(a) for a in arrays])
+        given, keywords = structure.inference_call(self.model, [keras.ops.convert_to_tensor(a) for a in arrays])
         with ExitStack() as stack:
             stack.enter_context(probe.intercept(probe.points(self.sites), at_site))
             stack.enter_context(probe.intercept(self._softmax, at_softmax))
@@ -109,7 +109,7 @@ class Noise:
 
     def weights(self, model: keras.Model) -> list[Any]:
         """The trainable weights, moved."""
-        norms = [layer for layer in describe.leaves(model) if isinstance(layer, keras.layers.BatchNormalization)]
+        norms = [layer for layer in structure.leaves(model) if isinstance(layer, keras.layers.BatchNormalization)]
         owner = {id(v): layer for layer in norms for v in layer.trainable_variables}
         return [self._weight(v, owner.get(id(v))) for v in model.trainable_variables]
 

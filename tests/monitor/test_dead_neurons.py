@@ -201,3 +201,90 @@ def test_the_record_is_json(samples):
     content = json.loads(json.dumps(monitor.history[0].to_dict()))
     assert content["schema_version"] == 1 and content["dead"] == 3
     assert not monitor.history[0]
+
+
+def test_two_monitors_and_an_exception_leave_nothing_behind(samples):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise RuntimeError("stop")
+
+    model = planted()
+    before = {layer.name: set(vars(layer)) for layer in model.layers}
+    first, second = krs.callbacks.DeadNeuronMonitor(verbose=0), krs.callbacks.DeadNeuronMonitor(verbose=0)
+    model.fit(*samples, epochs=1, verbose=0, callbacks=[first, second])
+    assert dead(first.history[0]) == dead(second.history[0]) == TRUTH
+    with pytest.raises(RuntimeError, match="stop"):
+        model.fit(*samples, epochs=1, verbose=0, callbacks=[first, Stop()])
+    fresh = krs.callbacks.DeadNeuronMonitor(verbose=0)
+    model.fit(*samples, epochs=1, verbose=0, callbacks=[fresh])
+    assert dead(fresh.history[0]) == TRUTH and fresh.history[0].sites[0].samples == N
+    assert {layer.name: set(vars(layer)) for layer in model.layers} == before
+    assert "train_step" not in vars(model)
+
+
+def test_what_other_callbacks_predict_and_evaluate_does_not_count(samples):
+    x, y = samples
+    model = planted()
+    weights = model.get_layer("c").kernel.numpy()
+    weights[..., 2] = 1.0
+    model.get_layer("c").kernel.assign(weights)
+    bright = np.full((40, 8, 8, 1), 1e4, "float32")  # makes the dead unit of c fire
+
+    class Predict(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.predict(bright, verbose=0)
+            self.model.evaluate(bright, y[:40], verbose=0)
+
+    monitor = krs.callbacks.DeadNeuronMonitor(verbose=0)
+    model.fit(x, y, epochs=2, batch_size=60, verbose=0, callbacks=[Predict(), monitor])
+    assert [dead(w)["c"] for w in monitor.history] == [{2}, {2}]
+    assert [w.sites[0].samples for w in monitor.history] == [N, N]
+
+
+def test_calls_and_timesteps_are_not_samples():
+    x = keras.Input((5, 6))
+    shared = K.ReLU(name="shared")
+    y = K.TimeDistributed(K.Dense(4, activation="relu", name="inner"))(shared(shared(x)))
+    model = keras.Model(x, K.Dense(2)(K.Flatten()(y)))
+    model.compile("sgd", "mse")
+    monitor = krs.callbacks.DeadNeuronMonitor(verbose=0)
+    random = np.random.default_rng(0)
+    model.fit(random.random((64, 5, 6)), random.random((64, 2)), verbose=0, callbacks=[monitor])
+    assert {s.samples for s in monitor.history[0].sites} == {64}
+
+
+def test_a_site_that_training_never_calls_is_not_called_healthy(capsys):
+    class Half(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.only_at_inference = K.Dense(4, activation="relu")
+            self.always = K.Dense(3, activation="relu", name="always")
+
+        def call(self, x, training=False):
+            return self.always(x if training else self.only_at_inference(x))
+
+    model = Half()
+    model(np.zeros((1, 4), "float32"))
+    model.always.bias.assign(np.full(3, -100.0))
+    model.compile("sgd", "mse")
+    monitor = krs.callbacks.DeadNeuronMonitor()
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        model.fit(np.random.random((32, 4)), np.zeros((32, 3)), verbose=0, callbacks=[monitor])
+    window = monitor.history[0]
+    assert (window.dead, window.units) == (3, 3)
+    assert "not called in training" in capsys.readouterr().out
+
+
+def test_channels_first_units_are_the_channels():
+    from keras_relu_suite.describe import describe
+
+    model = keras.Sequential(
+        [
+            keras.Input((1, 8, 8)),
+            K.Conv2D(4, 3, data_format="channels_first"),
+            K.BatchNormalization(axis=1),
+            K.Dropout(0.1),
+            K.ReLU(name="r"),
+        ]
+    )
+    assert [(s.channel_axis, s.units) for s in describe(model).sites] == [(1, 4)]

@@ -96,3 +96,9 @@ def test_dead_is_slope_zero_everywhere_at_one_value(function, values):
         assert (0 in found.dead) == one_value or (0 in found.stuck) == (not one_value)
     elif not flat:
         assert 0 not in found.dead and 0 not in found.stuck
+
+
+def test_a_knot_counts_with_the_side_of_its_gradient():
+    assert record(semantics.relu(max_value=6), [[6.0], [7.0]]).dead == {0: 6.0}
+    found = record(semantics.relu(max_value=4), [[4.0], [4.0]])
+    assert found.dead == {} and found.always_on == (0,)  # tf.clip_by_value has gradient 1 at its bounds

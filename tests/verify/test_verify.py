@@ -297,3 +297,82 @@ def test_names_are_escaped_in_the_page(clean):
     content["sites"][0]["name"] = content["checks"][0]["site"] = "<img src=x onerror=alert(1)>"
     page = report.html({"title": "<b>&", "verifications": [content]})
     assert "<img src=x" not in page and "&lt;img src=x" in page and "<b>&" not in page
+
+
+# What a review found.
+
+
+class Twice(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = keras.layers.Dense(6), keras.layers.Dense(6)
+        self.act = krs.layers.PReLU()
+
+    def call(self, x):
+        return self.act(self.two(self.act(self.one(x))))
+
+
+@pytest.mark.parametrize("mode", ["float32", "int8"])
+def test_layers_that_run_more_often_than_they_show(tmp_path, mode):
+    random = np.random.default_rng(0)
+    x = keras.Input((5, 6))
+    y = keras.layers.TimeDistributed(keras.layers.Dense(4, activation="relu"))(x)
+    timed = keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(y)))
+    twice = Twice()
+    twice(np.zeros((1, 6), "float32"))
+    for model, shape in ((timed, (40, 5, 6)), (twice, (40, 6))):
+        samples = random.standard_normal(shape).astype("float32")
+        krs.export(model, tmp_path / "m.tflite", mode=mode, calibration=samples)
+        v = krs.verify(tmp_path / "m.tflite", model=model, data=samples, devices=["reference"])
+        assert v.errors == (), v.summary()
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 6), (5, 8, 9)])
+def test_channels_first_models_hold(tmp_path, shape):
+    layers = [keras.layers.Conv2D(4, 3, data_format="channels_first"), keras.layers.ReLU(), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input(shape), *layers, keras.layers.Dense(3)])
+    samples = np.random.default_rng(0).standard_normal((40, *shape)).astype("float32")
+    krs.export(model, tmp_path / "m.tflite")
+    v = krs.verify(tmp_path / "m.tflite", model=model, data=samples, devices=["xnnpack"])
+    assert v, v.summary()
+
+
+def test_layers_with_several_outputs_do_not_stop_it(tmp_path):
+    layers = [keras.layers.GRU(6, unroll=True), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((5, 6)), *layers])
+    samples = np.random.default_rng(0).standard_normal((40, 5, 6)).astype("float32")
+    krs.export(model, tmp_path / "m.tflite")
+    v = krs.verify(tmp_path / "m.tflite", model=model, data=samples, devices=["reference"])
+    assert any(c.site == "dense" or "dense" in c.site for c in v.checks)
+
+
+def test_one_sample_makes_no_unit_quantisation_dead(int8_file, float_file, chain, data):
+    for path in (int8_file, float_file):
+        v = krs.verify(path, model=chain, data=data[:1], devices=["reference"])
+        assert "KRS302" not in codes(v)
+
+
+def test_too_few_labels(int8_file, chain, data):
+    with pytest.raises(errors.CalibrationError, match="label for every sample"):
+        krs.verify(int8_file, model=chain, data=data, labels=np.zeros(3), devices=["reference"])
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"sites":[{"name":5}]}', b"[" * 100_000])
+def test_damaged_metadata_are_said_and_not_used(int8_file, content):
+    def spoil(model):
+        entry = next(m for m in model.metadata if m.name == names.METADATA.encode())
+        model.buffers[entry.buffer].data = np.frombuffer(content, np.uint8)
+
+    v = krs.verify(tflite_edit.edited(int8_file.read_bytes(), spoil), devices=["reference"])
+    assert v.reference is None and codes(v) == ["KRS206"]
+    assert not krs.verify(tflite_edit.edited(int8_file.read_bytes(), spoil), devices=["reference"], strict=True)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_scales_that_cannot_be(int8_file, scale):
+    def spoil(model):
+        tensor = model.subgraphs[0].tensors[model.subgraphs[0].operators[1].outputs[0]]
+        tensor.quantization.scale = np.array([scale], np.float32)
+
+    with pytest.raises(errors.TFLiteFileError, match="not a positive number"):
+        krs.verify(tflite_edit.edited(int8_file.read_bytes(), spoil), devices=["reference"])
