@@ -33,9 +33,9 @@ def run(quick: bool, out: Path | None) -> list[Row]:
     for shape, shared, promises in SHAPES:
         for jit in (False, True):
             rows += activation(shape, shared, jit, promises[jit], rounds)
-    rows += network(jit=False, rounds=3 if quick else 15)
+    rows += network(jit=False, rounds=3 if quick else 61)
     if not quick:
-        rows += network(jit=True, rounds=15)
+        rows += network(jit=True, rounds=21)
     return rows + memory(quick)
 
 
