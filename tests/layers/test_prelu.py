@@ -174,7 +174,7 @@ def convert(model, how, folder):
     if how == "from_keras_model":
         return tf.lite.TFLiteConverter.from_keras_model(model).convert()
     if how == "model.export":
-        model.export(folder / "model.tflite", format="litert", verbose=False)
+        model.export(str(folder / "model.tflite"), format="litert", verbose=False)  # keras 3.13 takes no Path
         return (folder / "model.tflite").read_bytes()
     if how == "saved model":
         model.export(folder / "saved", verbose=False)
