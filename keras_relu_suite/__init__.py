@@ -16,33 +16,24 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from keras_relu_suite import _stderr
 
-@contextlib.contextmanager
-def _quiet_import() -> Iterator[None]:
+
+def _quiet_import() -> contextlib.AbstractContextManager[None]:
     """On our own command line, keep what TensorFlow writes to stderr while it is imported from the user.
 
-    It writes from C++, past Python and in part past its own TF_CPP_MIN_LOG_LEVEL, below and before cli.py has a say. A
-    library must not do this for a program that merely imports it.
+    It writes past its own TF_CPP_MIN_LOG_LEVEL too, before cli.py has a say. A library must not do this for a program
+    that merely imports it.
     """
-    if not (
-        Path(sys.argv[0]).stem in ("krs", "keras-relu-suite")
-        or (sys.argv[0] == "-m" and "keras_relu_suite" in sys.orig_argv)
+    if Path(sys.argv[0]).stem in ("krs", "keras-relu-suite") or (
+        sys.argv[0] == "-m" and "keras_relu_suite" in sys.orig_argv
     ):
-        yield
-        return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    saved = os.dup(2)
-    with open(os.devnull, "w") as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        return _stderr.silent()
+    return contextlib.nullcontext()
 
 
 with _quiet_import():

@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from keras_relu_suite import report
+from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, ModelError, UsageError
@@ -189,25 +189,12 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _no_native_stderr():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _stderr.silent():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
         logging.getLogger("absl").setLevel(absl)
-
-
-@contextlib.contextmanager
-def _no_native_stderr() -> Iterator[None]:
-    # The converter is C++ and logs to file descriptor 2 past Python.
-    saved = os.dup(2)
-    with open(os.devnull, "w") as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
 
 
 def _with_metadata(

@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_relu_suite import devices as device_registry
 from keras_relu_suite.describe import Description, Unread, describe
 from keras_relu_suite.devices import Device
 from keras_relu_suite.errors import (
     CalibrationError,
-    DeviceCrashed,
-    DeviceError,
-    DeviceRefused,
     ModelError,
     TFLiteFileError,
     UsageError,
@@ -28,12 +24,12 @@ from keras_relu_suite.monitor import probe
 from keras_relu_suite.tflite import graph, schema
 from keras_relu_suite.tflite.align import Expected
 from keras_relu_suite.tflite.schema import File
-from keras_relu_suite.verify import exhaust, fidelity, match
+from keras_relu_suite.verify import fidelity, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
-from keras_relu_suite.verify.match import Pair
 from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
 from keras_relu_suite.verify.rules import Finding, finding
+from keras_relu_suite.verify.running import device_finding, functions, start
 
 Progress = Callable[[str], None]
 
@@ -78,22 +74,7 @@ def verify(
     found = graph.sites(file)
     if not found.sites:
         raise TFLiteFileError(f"{label} applies no activation that could be verified ({len(file.ops)} ops)")
-    description, ports, arrays = None, None, None
-    if model is not None:
-        description = describe(model)
-        ports = match.ports(model, file)
-        description = _as_executed(model, description, ports)
-    if data is not None:
-        if model is None or ports is None:
-            raise UsageError("data is compared with the Keras model's activations: pass model= as well")
-        by = by_name(data, ports.specs, "data")
-        arrays = [by[name] for name, _, _ in ports.specs]
-        batch = file.tensors[file.inputs[0]].shape[:1]
-        if batch and len(arrays[0]) < batch[0]:
-            raise CalibrationError(f"data has {len(arrays[0])} samples, the file takes batches of {batch[0]}")
-        if labels is not None and len(labels) != len(arrays[0]):
-            raise CalibrationError(f"There must be a label for every sample. Received: {len(labels)} labels, "
-                                   f"{len(arrays[0])} samples")  # fmt: skip
+    description, ports, arrays = _asked(file, model, data, labels)
     reference, expected = _reference(file, description)
     pairs, findings = match.pair(expected, found.sites)
     findings += _graph_findings(file) + match.metadata_findings(file)
@@ -105,9 +86,9 @@ def verify(
     checks: list[SiteCheck] = []
     outcome: Outcome | None = None
     try:
-        running = _start(opened, file, records, findings)
+        running = start(opened, file, records, findings)
         say(f"function: {len(pairs)} activations on {len(running)} devices")
-        checks = _function(file, pairs, running, findings)
+        checks = functions(file, pairs, running, findings)
         for p in pairs:
             if p.expected is not None:
                 mine = [c for c in checks if c.site == p.name]
@@ -138,6 +119,31 @@ def verify(
         not_compared=tuple(not_compared),
         strict=strict,
     )
+
+
+def _asked(
+    file: File, model: keras.Model | None, data: Any, labels: Any
+) -> tuple[Description | None, match.Ports | None, list[Any] | None]:
+    """The model's sites, how its inputs and outputs map to the file's, and the samples in the model's order."""
+    description: Description | None = None
+    ports: match.Ports | None = None
+    arrays: list[Any] | None = None
+    if model is not None:
+        description = describe(model)
+        ports = match.ports(model, file)
+        description = _as_executed(model, description, ports)
+    if data is not None:
+        if model is None or ports is None:
+            raise UsageError("data is compared with the Keras model's activations: pass model= as well")
+        by = by_name(data, ports.specs, "data")
+        arrays = [by[name] for name, _, _ in ports.specs]
+        batch = file.tensors[file.inputs[0]].shape[:1]
+        if batch and len(arrays[0]) < batch[0]:
+            raise CalibrationError(f"data has {len(arrays[0])} samples, the file takes batches of {batch[0]}")
+        if labels is not None and len(labels) != len(arrays[0]):
+            raise CalibrationError(f"There must be a label for every sample. Received: {len(labels)} labels, "
+                                   f"{len(arrays[0])} samples")  # fmt: skip
+    return description, ports, arrays
 
 
 def _read(tflite: str | os.PathLike[str] | bytes) -> tuple[File, str]:
@@ -184,67 +190,6 @@ def _graph_findings(file: File) -> list[Finding]:
     ]
 
 
-def _start(devices: Sequence[Device], file: File, records: list[DeviceRecord], findings: list[Finding]) -> list[Device]:
-    """The devices that are there; a finding for each that is not or that does not take the file."""
-    running = []
-    zeros = [np.zeros((1, *file.tensors[i].shape), file.tensors[i].dtype) for i in file.inputs]
-    for device in devices:
-        reason = device.unavailable()
-        executed: tuple[str, ...] = ()
-        if reason is not None:
-            findings.append(finding("KRS902", f"{device.name} is not available: {reason}", device=device.name))
-        else:
-            try:
-                executed = device.run(file.data, zeros, outputs=len(file.outputs)).executed
-                running.append(device)
-            except DeviceError as error:
-                findings.append(_device_finding(device, error, "the whole file"))
-        records.append(DeviceRecord(device.name, device.kind, device.engine, device.version, reason, executed))
-    return running
-
-
-def _device_finding(device: Device, error: DeviceError, what: str) -> Finding:
-    """A crash is the file's fault only on a runtime that still starts."""
-    if isinstance(error, DeviceCrashed):
-        if device.unavailable() is None:
-            return finding("KRS904", f"{device.name} on {what}: {error}", device=device.name)
-        return finding("KRS902", f"{device.name} vanished on {what}: {error}", device=device.name)
-    if isinstance(error, DeviceRefused):
-        return finding("KRS903", f"{device.name} refuses {what}: {error}", device=device.name)
-    return finding("KRS902", f"{device.name}: {error}", device=device.name)
-
-
-def _function(file: File, pairs: Sequence[Pair], devices: Sequence[Device], findings: list[Finding]) -> list[SiteCheck]:
-    checks = []
-    for p in pairs:
-        probes = exhaust.probes(file, p.site)
-        if isinstance(probes, str):
-            findings.append(
-                finding("KRS905", f"{p.name}: no function check of {p.site.lowering}: {probes}", site=p.name)
-            )
-            continue
-        for device in devices:
-            try:
-                check = exhaust.check(p.name, p.site, probes, device)
-            except DeviceError as error:
-                findings.append(_device_finding(device, error, p.name))
-                continue
-            checks.append(check)
-            if not check:
-                witness = "" if check.witness is None else check.witness.text()
-                findings.append(
-                    finding(
-                        "KRS101",
-                        f"{p.name} on {device.name}: {check.beyond:,} of {check.compared:,} values are off by more "
-                        f"than rounding; {witness}",
-                        site=p.name,
-                        device=device.name,
-                        channel=None if check.witness is None else check.witness.channel,
-                    )
-                )
-    return checks
-
-
 def _in_place_findings(outcome: Outcome, devices: Sequence[Device]) -> list[Finding]:
     found = [
         finding("KRS905", f"{name}: not compared in place, its sizes in Keras and in the file differ", site=name)
@@ -252,7 +197,7 @@ def _in_place_findings(outcome: Outcome, devices: Sequence[Device]) -> list[Find
     ]
     for device in devices:
         if device.name in outcome.failed:
-            found.append(_device_finding(device, outcome.failed[device.name], "the file with its inner tensors tapped"))
+            found.append(device_finding(device, outcome.failed[device.name], "the file with its inner tensors tapped"))
         if device.name in outcome.tapped_differs:
             found.append(finding("KRS304", f"{device.name}: other outputs with the tensors tapped", device=device.name))
         if device.name in outcome.not_finite:

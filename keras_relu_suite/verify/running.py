@@ -1,0 +1,78 @@
+"""Run the parts of a verification on devices, and turn what goes wrong there into findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_relu_suite.devices import Device
+from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused
+from keras_relu_suite.tflite.schema import File
+from keras_relu_suite.verify import exhaust
+from keras_relu_suite.verify.exhaust import SiteCheck
+from keras_relu_suite.verify.match import Pair
+from keras_relu_suite.verify.result import DeviceRecord
+from keras_relu_suite.verify.rules import Finding, finding
+
+
+def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], findings: list[Finding]) -> list[Device]:
+    """The devices that are there; a finding for each that is not or that does not take the file."""
+    running = []
+    zeros = [np.zeros((1, *file.tensors[i].shape), file.tensors[i].dtype) for i in file.inputs]
+    for device in devices:
+        reason = device.unavailable()
+        executed: tuple[str, ...] = ()
+        if reason is not None:
+            findings.append(finding("KRS902", f"{device.name} is not available: {reason}", device=device.name))
+        else:
+            try:
+                executed = device.run(file.data, zeros, outputs=len(file.outputs)).executed
+                running.append(device)
+            except DeviceError as error:
+                findings.append(device_finding(device, error, "the whole file"))
+        records.append(DeviceRecord(device.name, device.kind, device.engine, device.version, reason, executed))
+    return running
+
+
+def device_finding(device: Device, error: DeviceError, what: str) -> Finding:
+    """A crash is the file's fault only on a runtime that still starts."""
+    if isinstance(error, DeviceCrashed):
+        if device.unavailable() is None:
+            return finding("KRS904", f"{device.name} on {what}: {error}", device=device.name)
+        return finding("KRS902", f"{device.name} vanished on {what}: {error}", device=device.name)
+    if isinstance(error, DeviceRefused):
+        return finding("KRS903", f"{device.name} refuses {what}: {error}", device=device.name)
+    return finding("KRS902", f"{device.name}: {error}", device=device.name)
+
+
+def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], findings: list[Finding]) -> list[SiteCheck]:
+    """The function check of every site on every device; findings for what fails or cannot be run."""
+    checks = []
+    for p in pairs:
+        probes = exhaust.probes(file, p.site)
+        if isinstance(probes, str):
+            findings.append(
+                finding("KRS905", f"{p.name}: no function check of {p.site.lowering}: {probes}", site=p.name)
+            )
+            continue
+        for device in devices:
+            try:
+                check = exhaust.check(p.name, p.site, probes, device)
+            except DeviceError as error:
+                findings.append(device_finding(device, error, p.name))
+                continue
+            checks.append(check)
+            if not check:
+                witness = "" if check.witness is None else check.witness.text()
+                findings.append(
+                    finding(
+                        "KRS101",
+                        f"{p.name} on {device.name}: {check.beyond:,} of {check.compared:,} values are off by more "
+                        f"than rounding; {witness}",
+                        site=p.name,
+                        device=device.name,
+                        channel=None if check.witness is None else check.witness.channel,
+                    )
+                )
+    return checks
