@@ -20,6 +20,8 @@ never one of them: it keeps its own class and its traceback.
 
 from __future__ import annotations
 
+import re
+
 
 class KRSError(Exception):
     """Anything a user can cause and repair: the message says what was wrong, expected, received, and the fix."""
@@ -71,3 +73,10 @@ class DeviceRefused(DeviceError):
 
 class DeviceCrashed(DeviceError):
     """The device's process died or hung on this model."""
+
+
+def one_line(error: BaseException) -> str:
+    """The text of somebody else's error on one line of at most 300 characters, without colours or keras' list of
+    arguments."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("Arguments received by")[0]
+    return " ".join(text.split())[:300] or type(error).__name__

@@ -19,7 +19,7 @@ import keras
 from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
-from keras_relu_suite.errors import CalibrationError, ExportError, ModelError, UsageError
+from keras_relu_suite.errors import CalibrationError, ExportError, ModelError, UsageError, one_line
 from keras_relu_suite.export import calibrate
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.monitor import probe
@@ -63,8 +63,7 @@ def export(
         )
     description = describe(model)
     inputs = model_inputs(model)
-    blank = [keras.ops.zeros((spec.batch_size, *shape[1:]), dtype) for _, shape, dtype in inputs]
-    description = Description(probe.executed(model, description.sites, blank), description.unread)
+    description = Description(probe.executed(model, description.sites, inputs), description.unread)
     samples = None
     if spec.mode == "int8":
         if calibration is None:
@@ -171,9 +170,8 @@ def _convert(
                     converter.inference_input_type = converter.inference_output_type = tf.int8
             return bytes(converter.convert())
         except Exception as error:  # the converter raises whatever it likes; its text stays in __cause__
-            lines = [line for line in str(error).splitlines() if line.strip()]
             raise ExportError(
-                f"Model {model.name!r} could not be converted to {spec.mode}: {lines[0][:300] if lines else error!r}"
+                f"Model {model.name!r} could not be converted to {spec.mode}: {one_line(error)}"
             ) from error
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_relu_suite.describe import Site
+from keras_relu_suite.errors import ModelError, one_line
 from keras_relu_suite.ops import Tensor
 from keras_relu_suite.structure import inference_call
 
@@ -72,10 +73,19 @@ def attach(where: Sequence[Point], around: Around) -> Callable[[], None]:
     return undo
 
 
-def executed(model: keras.Model, sites: Sequence[Site], inputs: Sequence[Any]) -> tuple[Site, ...]:
+def executed(
+    model: keras.Model, sites: Sequence[Site], inputs: Sequence[tuple[str, tuple[int | None, ...], str]]
+) -> tuple[Site, ...]:
     """The sites that one inference calls, in the order of their first call, with the number of calls as seen.
 
     A `call()` of a user's own and TimeDistributed do not show what they call, or how often, before they run.
+
+    Args:
+        model, sites: The model and its sites.
+        inputs: (name, shape with the batch, dtype) of every input; the model is called on zeros of these.
+
+    Raises:
+        ModelError: the model cannot be called on zeros; its own error is in `__cause__`.
     """
     order: dict[int, int] = {}
 
@@ -83,9 +93,15 @@ def executed(model: keras.Model, sites: Sequence[Site], inputs: Sequence[Any]) -
         order[i] = order.get(i, 0) + 1
         return activation(x)
 
-    given, keywords = inference_call(model, inputs)
-    with intercept(points(sites), note):
-        model(given, **keywords)
+    try:
+        blank = [keras.ops.zeros([1 if n is None else n for n in shape], dtype) for _, shape, dtype in inputs]
+        given, keywords = inference_call(model, blank)
+        with intercept(points(sites), note):
+            model(given, **keywords)
+    except Exception as error:  # a user's own call() may raise anything
+        raise ModelError(
+            f"Model {model.name!r} cannot be called on zeros of its input shapes: {one_line(error)}"
+        ) from error
     return tuple(dataclasses.replace(sites[i], calls=calls) for i, calls in order.items())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -62,7 +62,6 @@ class WindowRecord:
 
     epoch: int
     sites: tuple[SiteRecord, ...]
-    alphas: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
     @property
     def units(self) -> int:

@@ -159,10 +159,7 @@ def _read(tflite: str | os.PathLike[str] | bytes) -> tuple[File, str]:
 
 def _as_executed(model: keras.Model, description: Description, ports: match.Ports) -> Description:
     """The same with the sites in the order and number of their calls in one inference."""
-    blank = [
-        keras.ops.zeros((1, *(1 if n is None else n for n in shape[1:])), dtype) for _, shape, dtype in ports.specs
-    ]
-    called = probe.executed(model, description.sites, blank)
+    called = probe.executed(model, description.sites, ports.specs)
     names = {site.name for site in called}
     idle = tuple(Unread(s.name, "inference does not call it") for s in description.sites if s.name not in names)
     return Description(called, description.unread + idle)

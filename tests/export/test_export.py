@@ -173,6 +173,23 @@ def test_models_that_do_not_know_their_shapes(tmp_path):
         krs.export(keras.Model(x, K.Dense(2)(x)), tmp_path / "m.tflite")
 
 
+def test_a_model_that_cannot_be_called_is_a_clear_error(tmp_path):
+    class Broken(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.act = K.ReLU()
+            self.built = True
+
+        def call(self, x):
+            raise RuntimeError("a bug of the user's")
+
+    model = Broken()
+    model._build_shapes_dict = {"input_shape": (None, 3)}
+    with pytest.raises(errors.ModelError, match="cannot be called on zeros .* a bug of the user's"):
+        krs.export(model, tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_conversion_keeps_the_converters_words_and_the_old_file(tmp_path):
     class Bad(keras.layers.Layer):
         def call(self, x):

@@ -8,7 +8,7 @@ import pytest
 
 from keras_relu_suite import devices
 from keras_relu_suite.devices import Run
-from keras_relu_suite.tflite import graph, schema
+from keras_relu_suite.tflite import bounds, graph, schema
 from keras_relu_suite.verify import exhaust
 
 
@@ -86,16 +86,17 @@ def test_a_wrong_kernel_is_found_with_a_witness(int8_file, change):
         assert (check.witness.channel, check.witness.x) == (3, 17 - 128)
 
 
-def test_one_lsb_is_rounding_and_counted_as_such(int8_file):
+@pytest.mark.parametrize(("off", "holds"), [(1, True), (2, False)])
+def test_one_lsb_is_rounding_and_counted_as_such_and_two_are_not(int8_file, off, holds):
     file, found = sites(int8_file)
-
-    def up(o):
-        return np.where((o > -128) & (o < 127), o + 1, o).astype(np.int8)
-
+    probe = exhaust.probes(file, found[0])[0]
+    best = bounds.rounded(probe.exact, "int8")
+    answer = np.where(best <= 127 - off, best + off, best).astype(np.int8)
     with devices.get("reference") as real:
-        clean = exhaust.check("site", found[0], exhaust.probes(file, found[0]), real)
-        if clean.off_by_rounding == 0:
-            assert exhaust.check("site", found[0], exhaust.probes(file, found[0]), Wrong(real, up))
+        check = exhaust.check("site", found[0], [probe], Wrong(real, lambda o: answer[None]))
+    moved = int(np.count_nonzero(answer != best))
+    assert moved > 0 and bool(check) is holds
+    assert (check.off_by_rounding, check.beyond) == ((moved, 0) if holds else (0, moved))
 
 
 def test_a_wrong_clip_of_a_fused_op_is_found(mixed_int8):
