@@ -42,6 +42,7 @@ from keras_relu_suite._version import __version__  # noqa: E402  (after the line
 
 _LAZY = {
     "callbacks": "keras_relu_suite.callbacks",
+    "diagnose": "keras_relu_suite.analysis.diagnose:diagnose",
     "effective_affine": "keras_relu_suite.analysis.affine:effective_affine",
     "errors": "keras_relu_suite.errors",
     "exclude_alphas_from_decay": "keras_relu_suite.optimizers:exclude_alphas_from_decay",
@@ -50,6 +51,7 @@ _LAZY = {
     "swap_activations": "keras_relu_suite.swap:swap_activations",
     "switch_pattern": "keras_relu_suite.analysis.affine:switch_pattern",
     "verify": "keras_relu_suite.verify",
+    "watch": "keras_relu_suite.monitor.watch:watch",
 }
 
 __all__ = ["__version__", "layers", *_LAZY]

@@ -83,6 +83,32 @@ def inspect(file: Path, as_json: bool, modules: tuple[str, ...]) -> int:
 
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Samples: .npz with array x, or .npy.")
+@click.option("--layers", multiple=True, metavar="NAME", help="An activation to look at (repeatable, * for any).")
+@click.option("--granularity", default="channel", show_default=True, help="What a unit is: channel or position.")
+@click.option("--report", "target", type=click.Path(path_type=Path), help="Write a report as well: .json.")
+@_JSON
+@_IMPORT
+def diagnose(
+    model: Path, data: Path, layers: tuple[str, ...], granularity: str, target: Path | None, as_json: bool,
+    modules: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Find the dead units of MODEL, a .keras file, on data. Exit code 1: some are dead or NaN."""
+    from keras_relu_suite.analysis.diagnose import diagnose as run
+    from keras_relu_suite.report import files as reports
+
+    _import(modules)
+    if target is not None:
+        reports.check(target, (".json",))
+    result = run(_model(model), _data(data)[0], layers or None, granularity)
+    _print(result, as_json)
+    if target is not None:
+        result.save(target)
+    return result.exit_code
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--mode", default="float32", show_default=True, help="float32 or int8.")
 @click.option("--data", type=click.Path(path_type=Path), help="Calibration data: .npz with array x, or .npy.")

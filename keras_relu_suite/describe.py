@@ -265,10 +265,10 @@ def _channel_axis(layer: Any) -> int:
             return 1 if layer.data_format == "channels_first" else -1
         if hasattr(layer, "kernel"):
             return -1
-        before = _before(layer)
-        if before is None:
+        previous = before(layer)
+        if previous is None:
             break
-        layer = before
+        layer = previous
     try:
         rank = len(layer.output.shape)
     except (AttributeError, ValueError):
@@ -276,7 +276,7 @@ def _channel_axis(layer: Any) -> int:
     return 1 if rank >= 3 and keras.config.image_data_format() == "channels_first" else -1
 
 
-def _before(layer: Any) -> Any:
+def before(layer: Any) -> Any:
     """The layer that makes the input of one that keeps shapes (an activation, Dropout, Add, …); else None."""
     try:
         tensor = keras.tree.flatten(layer.input)[0]

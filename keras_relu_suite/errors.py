@@ -14,6 +14,8 @@
         ├── DeviceRefused        it says that it cannot run this model (an op it lacks, say)
         └── DeviceCrashed        its process died or hung on this model
 
+Beside it stands DeadUnitsWarning, which the monitor gives when it finds units dead.
+
 Every one of them is the user's to repair and is shown without a traceback on the command line. A bug of ours is
 never one of them: it keeps its own class and its traceback.
 """
@@ -73,6 +75,10 @@ class DeviceRefused(DeviceError):
 
 class DeviceCrashed(DeviceError):
     """The device's process died or hung on this model."""
+
+
+class DeadUnitsWarning(UserWarning):
+    """Training found units dead that were not dead before."""
 
 
 def one_line(error: BaseException) -> str:

@@ -75,3 +75,28 @@ SMOOTH: dict[str, Smooth] = {
         False,
     ),
 }
+
+# The sides on which each function comes to rest at a value other than 0: there it is saturated. Where it rests at 0 it
+# is off.
+_RESTS = {"elu": (True, False), "selu": (True, False), "sigmoid": (False, True), "tanh": (True, True),
+          "softsign": (True, True)}  # fmt: skip
+
+
+def saturated_beyond(kind: str, parameters: dict[str, Any], share: float = 0.05) -> tuple[float, float]:
+    """(low, high): for x ≤ low and for x ≥ high the slope is below `share` of its maximum and the value near a bound
+    other than 0. −inf and inf where there is no such bound."""
+    left, right = _RESTS.get(kind, (False, False))
+    slope = SMOOTH[kind].slope
+    steepest = float(np.max(np.abs(slope(np.linspace(-8, 8, 1601), **parameters))))
+
+    def edge(sign: float) -> float:
+        inner, outer = 0.0, 64.0  # bisection: the slope only falls on the way out
+        for _ in range(60):
+            middle = (inner + outer) / 2
+            if abs(float(slope(np.float64(sign * middle), **parameters))) < share * steepest:
+                outer = middle
+            else:
+                inner = middle
+        return sign * outer
+
+    return edge(-1.0) if left else -math.inf, edge(1.0) if right else math.inf

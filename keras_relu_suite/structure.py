@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -21,3 +21,40 @@ def inference_call(model: keras.Model, inputs: Sequence[Any]) -> tuple[Any, dict
     if isinstance(structure, dict):
         return keras.tree.pack_sequence_as(structure, list(inputs)), keywords
     return inputs[0] if len(inputs) == 1 else list(inputs), keywords
+
+
+def in_training(layer: keras.layers.Layer) -> bool:
+    """Whether the call that is running was made with `training=True`. To be asked inside a call."""
+    return bool(getattr(layer._get_call_context(), "training", False))  # keras has no public way
+
+
+def takes_training(model: keras.Model) -> bool:
+    """Whether the model's `call` has an argument `training`."""
+    return bool(getattr(model, "_call_has_training_arg", True))
+
+
+def looped(model: keras.Model) -> dict[int, keras.layers.TimeDistributed]:
+    """The TimeDistributed around each layer that has one, by the layer's id."""
+    found = model._flatten_layers(include_self=False)
+    loops = [layer for layer in found if isinstance(layer, keras.layers.TimeDistributed)]
+    return {id(inner): loop for loop in loops for inner in loop._flatten_layers(include_self=False)}
+
+
+def carry(model: keras.Model, variables: Sequence[keras.Variable]) -> Callable[[], None]:
+    """Make JAX hand `variables` through the model's steps, without making them weights: they stand where the states of
+    random generators stand, which keras neither saves nor lists among the weights. Returns the function that undoes it.
+    """
+    carried = [_State(v) for v in variables]
+    list.extend(model._seed_generators, carried)
+
+    def undo() -> None:
+        mine = {id(c) for c in carried}
+        kept = [g for g in model._seed_generators if id(g) not in mine]
+        list.__setitem__(model._seed_generators, slice(None), kept)
+
+    return undo
+
+
+class _State:
+    def __init__(self, state: keras.Variable) -> None:
+        self.state = state

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tflite_edit
@@ -44,10 +45,37 @@ def test_verify_finds(capfd, int8_file, tmp_path):
     assert code == 1 and "KRS102" in out
 
 
+@pytest.fixture(scope="module")
+def rectifier_file(folder):
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4, name="d")])
+    model.add(keras.layers.ReLU(name="relu"))
+    model.get_layer("d").bias.assign([-1e3, 50, 50, 50])
+    model.save(folder / "rectifier.keras")
+    return folder / "rectifier.keras"
+
+
+def test_diagnose_finds_the_dead_unit(capfd, rectifier_file, data_file, tmp_path):
+    code, out, _ = krs(capfd, "diagnose", rectifier_file, "--data", data_file, "--report", tmp_path / "r.json")
+    assert code == 1 and "1 of 4 units dead; relu: unit 0 dead at 0" in out
+    assert json.loads((tmp_path / "r.json").read_text())["dead"] == 1
+    code, out, _ = krs(capfd, "diagnose", rectifier_file, "--data", data_file, "--json")
+    assert code == 1 and json.loads(out)["sites"][0]["dead"] == {"0": 0.0}
+
+
+def test_diagnose_of_a_healthy_model_is_0(capfd, keras_file, data_file):
+    assert krs(capfd, "diagnose", keras_file, "--data", data_file)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("verify", "README"), "is not a TFLite model"),
+        (("diagnose", "KERAS"), "Missing option '--data'"),
+        (("diagnose", "KERAS", "--data", "EMPTY"), "at least one sample"),
+        (("diagnose", "KERAS", "--data", "DATA", "--layers", "nosuch"), "Expected one of ['first', 'second']"),
+        (("diagnose", "KERAS", "--data", "DATA", "--granularity", "pixel"), "granularity"),
+        (("diagnose", "KERAS", "--data", "DATA", "--report", "x.html"), "ends in .json"),
+        (("diagnose", "nowhere.keras", "--data", "DATA"), "no such file"),
         (("verify", "nowhere.tflite"), "Cannot read"),
         (("verify", "INT8", "--device", "nosuch"), "xnnpack, builtin, reference, micro"),
         (("verify", "INT8", "--model", "README"), "cannot be loaded as a Keras model"),

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
+import os
+import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-from numpy.typing import NDArray
 
-from keras_relu_suite.describe import Description, Site, Unread, describe
-from keras_relu_suite.errors import ModelError, UsageError
-from keras_relu_suite.monitor import probe, stats, verdict
+from keras_relu_suite import report
+from keras_relu_suite.callbacks.tensorboard import Board
+from keras_relu_suite.describe import Description
+from keras_relu_suite.errors import DeadUnitsWarning, UsageError, one_line
+from keras_relu_suite.monitor.coverage import cover
 from keras_relu_suite.monitor.record import WindowRecord
-from keras_relu_suite.ops import Tensor
+from keras_relu_suite.monitor.watch import EVERY, Watch
+from keras_relu_suite.report.files import check, write
 
-_ATTACHED: weakref.WeakKeyDictionary[Any, weakref.WeakSet[DeadNeuronMonitor]] = weakref.WeakKeyDictionary()
+KEYS = ("dead_fraction", "dead_fraction_max", "dormant_fraction")
 
 
 class DeadNeuronMonitor(keras.callbacks.Callback):
@@ -25,147 +32,169 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
     Counts inside the real training step, over every sample and position, in the mode (dropout, batch norm) and with the
     weights that the step itself had: no extra forward pass and no training-data argument. A unit is *dead* if its
     activation's slope was exactly 0 for all of them at one output value; only activations with a flat piece can have
-    dead units. Sparsity is not death.
+    dead units. Sparsity is not death. Rates and means (rare, dying, dormant, low-gradient, saturated, always on) are
+    estimated from one step in 31, with the number of samples in the verdict. Works on TensorFlow (MirroredStrategy
+    included), JAX (DataParallel included) and PyTorch.
 
-    Log keys, present from the first epoch: `dead_fraction` (dead units over all watched units) and
-    `dead_fraction_max` (the same of the worst site). Keras hands them on to callbacks that stand *after* this one in
-    the list; EarlyStopping on them needs `mode="min"`.
+    Log keys, present from the first epoch: `dead_fraction` (dead units over all units of rectifiers),
+    `dead_fraction_max` (the same of the worst site) and `dormant_fraction`. Keras hands them on to callbacks that stand
+    *after* this one in the list; EarlyStopping on them needs `mode="min"`.
 
     Args:
-        verbose: 1 (default) prints one line per epoch, 0 nothing.
+        verbose: 1 (default) prints one line per epoch and a table at the end, 0 nothing.
+        on_dead: What to do when an epoch finds units dead that the one before did not: `"warn"` (default, a
+            `DeadUnitsWarning`), `"stop"` (training ends after this epoch), a function that takes the `WindowRecord`, or
+            None.
+        layers: Names of activations to watch, with shell wildcards; None for all.
+        granularity: `"channel"` (a unit is a feature or channel, all positions together) or `"position"`.
+        path: A .json file that holds the run so far, written anew after every epoch.
+        log_dir: A folder for TensorBoard: fractions as scalars, firing rates as histograms.
 
     Attributes:
         history: One `WindowRecord` per epoch.
+        lost: What the monitor could not do while training went on.
 
     Raises:
-        ModelError: when training begins, for a model without piecewise linear activations.
-        UsageError: when training begins, for backends other than TensorFlow.
+        ModelError: when training begins, for a model that is not built or has no piecewise linear activation.
+        UsageError: an argument that cannot be; when training begins, `layers` that name nothing.
     """
 
-    def __init__(self, verbose: int = 1) -> None:
+    def __init__(
+        self, verbose: int = 1, on_dead: str | Callable[[WindowRecord], Any] | None = "warn",
+        layers: Sequence[str] | str | None = None, granularity: str = "channel",
+        path: str | os.PathLike[str] | None = None, log_dir: str | os.PathLike[str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.verbose = verbose
+        if not (on_dead in ("warn", "stop", None) or callable(on_dead)):
+            raise UsageError(
+                f"Expected on_dead to be 'warn', 'stop', a function or None. Received: on_dead={on_dead!r}"
+            )
+        self.verbose, self.on_dead, self.layers, self.granularity = verbose, on_dead, layers, granularity
+        self.path = None if path is None else Path(path)
+        if self.path is not None:
+            check(self.path, (".json",))
+        self.log_dir = None if log_dir is None else Path(log_dir)
         self.history: list[WindowRecord] = []
-        self._undo: Callable[[], Any] | None = None
-        self._counting = self._ran = False
-
-    # What is watched.
+        self.lost: list[str] = []
+        self._watch: Watch | None = None
+        self._board: Board | None = None
 
     def coverage(self) -> Description:
         """The sites that are watched, and by name what is not, with the reason."""
-        found = describe(self.model)
-        watched = tuple(s for s in found.sites if s.semantics.piecewise_linear and s.units)
-        smooth = tuple(
-            Unread(s.name, f"{s.semantics.kind} is smooth: it saturates, it never dies")
-            for s in found.sites
-            if not s.semantics.piecewise_linear
-        )
-        unsized = tuple(
-            Unread(s.name, "the number of its units is not known")
-            for s in found.sites
-            if s.semantics.piecewise_linear and not s.units
-        )
-        return Description(watched, found.unread + smooth + unsized)
+        if self._watch is not None:
+            return self._watch.coverage()
+        found = cover(self.model, self.layers, self.granularity)
+        return Description(found.sites, found.unread)
 
     # keras' hooks.
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        if keras.backend.backend() != "tensorflow":
-            raise UsageError(
-                "DeadNeuronMonitor counts on the TensorFlow backend only in this version. "
-                f"Received: backend={keras.backend.backend()!r}"
-            )
-        coverage = self.coverage()
-        if not coverage.sites:
-            raise ModelError(
-                f"Model {self.model.name!r} has no piecewise linear activation to watch. Not watched: "
-                + ("; ".join(f"{u.name} ({u.reason})" for u in coverage.unread) or "nothing")
-            )
-        for other in list(_ATTACHED.get(self.model, ())):
-            if other is self or other._ran:  # left over from a fit that an exception ended
-                other.detach()
-        self.history = []
-        self._sites = coverage.sites
-        self._flags = [
-            keras.Variable(self._no_flags(s), dtype="uint8", trainable=False, name="krs_flags") for s in self._sites
-        ]
-        self._samples = keras.Variable(0, dtype="int32", trainable=False, name="krs_samples")
-        self._counting = self._ran = False
-        undo = (
-            probe.attach(probe.points(self._sites), self._count),
-            probe.attach([(self.model, "train_step")], self._train_step),
-        )
-        self._undo = lambda: [take_out() for take_out in undo]
-        _ATTACHED.setdefault(self.model, weakref.WeakSet()).add(self)
-        # A train function from an earlier fit was traced without our counts. (Before the first fit keras has made one
-        # as well, but not traced it; making it again costs nothing.)
-        self.model.make_train_function(force=True)
-        if self.verbose and coverage.unread:
-            print("dead units, not watched: " + "; ".join(f"{u.name} ({u.reason})" for u in coverage.unread))
+        model = self.model
+        steps = self.params.get("steps") or EVERY
+        # One step less than an epoch has: then every epoch has a sampled step, and not always the same one.
+        every = max(1, min(EVERY, steps - 1))
+        self._watch = Watch(model, self.layers, self.granularity, every, loops=False)
+        self.history, self.lost = [], []
+        self._board = None if self.log_dir is None else Board(self.log_dir)
+        self._watch.attach()
+        model.make_train_function(force=True)
+        _when_fit_is_left(self._watch)
+        unread = self._watch.coverage().unread
+        if self.verbose and unread:
+            print("dead units, not watched: " + "; ".join(f"{u.name} ({u.reason})" for u in unread))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._ran = True
+        if self._watch is not None:
+            self._watch.ran = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        window = self._take(epoch)
-        self.history.append(window)
+        window = self._window(epoch)
         if logs is not None:
-            logs["dead_fraction"] = window.dead_fraction
-            logs["dead_fraction_max"] = window.dead_fraction_max
+            for key in KEYS:
+                logs[key] = float("nan") if window is None else getattr(window, key)
+        if window is None:
+            return
+        fresh = _newly_dead(self.history[-1] if self.history else None, window)
+        self.history.append(window)
         if self.verbose:
             print("\n" + window.summary(), flush=True)
+        if self.path is not None:
+            self._try("the JSON of the run", functools.partial(self._write, self.path))
+        if self._board is not None:
+            self._try("TensorBoard", functools.partial(self._board.write, window))
+        if fresh:
+            self._react(window, fresh)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        watch = self._watch
         self.detach()
+        if self._board is not None:
+            self._try("TensorBoard", self._board.close)
+        if self.verbose and self.history and watch is not None:
+            failed = watch.coverage().unread
+            print(report.window_text(self.history[-1].to_dict(), [(u.name, u.reason) for u in failed], self.lost))
 
     def detach(self) -> None:
-        """Take the counting out of the model. `fit` calls it at its end. After an exception in `fit` call it yourself,
-        or leave it to the next `fit` of the model with any monitor; until then nothing counts outside of training."""
-        if self._undo is not None:
-            self._undo()
-            self._undo = None
-            # The traced functions hold our counts: have keras trace them anew when they are next needed.
-            self.model.train_function = None
-            self.model.test_function = None
-            self.model.predict_function = None
-            _ATTACHED.get(self.model, set()).discard(self)
+        """Take the counting out of the model. `fit` sees to it at its end, an exception included."""
+        if self._watch is not None:
+            self._watch.detach()
 
-    # Counting.
+    # What follows from a window.
 
-    def _train_step(self, i: int, data: Any, train_step: Callable[[Any], Any]) -> Any:
-        """Count in here and nowhere else: not in validation, nor where another callback predicts."""
-        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-        first = next(t for t in keras.tree.flatten(inputs) if t is not None)
-        self._samples.assign(self._samples.value + keras.ops.shape(first)[0])
-        self._counting = True
+    def _window(self, epoch: int) -> WindowRecord | None:
+        assert self._watch is not None
+        _ = self.model  # makes keras bring JAX' state back into the variables
         try:
-            return train_step(data)
-        finally:
-            self._counting = False
+            return self._watch.take(epoch)
+        except Exception as error:  # training goes on
+            self._say(f"the verdicts of epoch {epoch + 1}", error)
+            return None
 
-    def _count(self, i: int, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-        if self._counting:
-            site, flags = self._sites[i], self._flags[i]
-            seen = stats.flags(site.semantics, x, site.channel_axis, _live_slopes(site))
-            flags.assign(keras.ops.maximum(flags.value, seen))
-        return activation(x)
+    def _react(self, window: WindowRecord, fresh: str) -> None:
+        if self.on_dead == "stop":
+            self.model.stop_training = True
+            if self.verbose:
+                print(f"training stops: {fresh}")
+        elif self.on_dead == "warn":
+            warnings.warn(f"epoch {window.epoch + 1}: {fresh}", DeadUnitsWarning, stacklevel=2)
+        elif self.on_dead is not None:
+            self.on_dead(window)  # type: ignore[operator]
 
-    @staticmethod
-    def _no_flags(site: Site) -> NDArray[np.uint8]:
-        return np.zeros((stats.rows(site.semantics), site.units or 0), np.uint8)
+    def _write(self, path: Path) -> None:
+        windows = [window.to_dict() for window in self.history]
+        unread = [{"name": u.name, "reason": u.reason} for u in self.coverage().unread]
+        run = {"schema_version": 1, "kind": "dead_neurons", "model": self.model.name, "not_watched": unread,
+               "lost": self.lost, "epochs": windows}  # fmt: skip
+        write(path, json.dumps(run, indent=1).encode())
 
-    def _take(self, epoch: int) -> WindowRecord:
-        """The verdicts since the last call; counting begins anew."""
-        samples = int(self._samples.value)
-        records = []
-        for site, flags in zip(self._sites, self._flags, strict=True):
-            records.append(verdict.judge(site.name, site.semantics, keras.ops.convert_to_numpy(flags), samples))
-            flags.assign(keras.ops.zeros_like(flags))
-        self._samples.assign(0)
-        return WindowRecord(epoch, tuple(records))
+    def _try(self, what: str, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except Exception as error:  # training goes on
+            self._say(what, error)
+
+    def _say(self, what: str, error: Exception) -> None:
+        self.lost.append(f"{what}: {one_line(error)}")
+        print(f"\nDeadNeuronMonitor lost {self.lost[-1]}; training goes on", flush=True)
 
 
-def _live_slopes(site: Site) -> dict[int, Tensor]:
-    """The slopes that training changes, by piece of the activation."""
-    names = {"prelu": ("alpha",), "two_sided_prelu": ("negative", "positive")}.get(site.semantics.kind, ())
-    return {piece: getattr(site.layer, name) for piece, name in enumerate(names)}
+def _newly_dead(before: WindowRecord | None, now: WindowRecord) -> str:
+    """The units that are dead or stuck now and were not in the window before, in words; empty if there are none."""
+    known = {site.name: {*site.dead, *site.stuck} for site in before.sites} if before is not None else {}
+    found = []
+    for site in now.sites:
+        new = {*site.dead, *site.stuck} - known.get(site.name, set())
+        if new:
+            found.append(f"{len(new)} of {site.units} units of {site.name!r}")
+    return f"newly dead: {', '.join(found)} never fired in {now.sites[0].samples} samples" if found else ""
+
+
+def _when_fit_is_left(watch: Watch) -> None:
+    """Detach when keras drops its list of callbacks: fit has no hook for an exception."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            weakref.finalize(caller, watch.detach)
+            return
+        frame = frame.f_back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from keras_relu_suite.errors import ModelError, one_line
 from keras_relu_suite.ops import Tensor
 from keras_relu_suite.structure import inference_call
 
-Around = Callable[[int, Tensor, Callable[[Tensor], Tensor]], Tensor]
+Around = Callable[[int, Tensor, Any], Tensor]
 Point = tuple[Any, str]
 
 
@@ -121,17 +122,36 @@ class _Chain:
 
         # A plain function under the original's name and module is what keras.activations.serialize takes for it.
         @functools.wraps(self.function if plain else _nameless)
-        def call(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def call(*args: Any, **kwargs: Any) -> Tensor:
+            if not args:  # the first argument by its name, as in layer(inputs=x)
+                first = next(iter(inspect.signature(self.function).parameters))
+                args = (kwargs.pop(first),)
+            x, args = args[0], args[1:]
+
             def step(entries: list[_Entry], value: Tensor) -> Tensor:
                 if not entries:
                     return self.function(value, *args, **kwargs)
                 i, around = entries[0]
-                return around(i, value, lambda v: step(entries[1:], v))
+                return around(i, value, _Rest(lambda v: step(entries[1:], v), args, kwargs))
 
             return step(list(self.entries), x)
 
         call.krs_chain = self  # type: ignore[attr-defined]
         return call
+
+
+class _Rest:
+    """What stands behind an `around`: a function of the first argument, which knows the others."""
+
+    __slots__ = ("arguments", "function", "keywords")
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:  # fmt: skip
+        self.function, self.arguments, self.keywords = function, arguments, keywords
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 def _nameless(x: Tensor) -> Tensor:

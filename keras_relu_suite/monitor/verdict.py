@@ -1,55 +1,186 @@
-"""From flags to verdicts, by the definitions of the docs: dead, stuck, always on."""
+"""From counts to verdicts, by the definitions of the docs."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_relu_suite.monitor import stats
+from keras_relu_suite.monitor.bounds import never_fired_bound, surely_at_least, surely_below, upper_bound
 from keras_relu_suite.monitor.record import SiteRecord
 from keras_relu_suite.semantics import Semantics
 
+RARE = 0.01
+DORMANT = 0.025
+LOW_GRADIENT = 0.01
+SATURATED = 0.95
+SAME_SLOPE = 0.01
 
-def never_fired_bound(samples: int) -> float:
-    """One-sided 95 % Clopper–Pearson upper bound on a rate of which 0 of n samples were seen: 1 − 0.05^(1/n) ≈ 3/n."""
-    return 1.0 if samples == 0 else float(-np.expm1(np.log(0.05) / samples))
+Array = NDArray[np.float64]
 
 
-def judge(name: str, function: Semantics, flags: NDArray[np.uint8], samples: int) -> SiteRecord:
-    """The verdicts of one site over one window.
+@dataclass
+class Past:
+    """What earlier windows showed of each unit of a site."""
+
+    fired_well: NDArray[np.bool_]
+    rates: Array
+
+    @staticmethod
+    def none(units: int) -> Past:
+        """Before the first window."""
+        return Past(np.zeros(units, bool), np.zeros(units))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The counts of one site over one window.
+
+    Args:
+        exact, sampled: `(rows, units)` as `stats.exact` and `stats.sampled` give them, combined over the window.
+        samples: How many samples the window had.
+        gradient: The sum of mean |∂L/∂W| of each unit over sampled steps; None if not known.
+        slopes: The slope of each piece and unit at the end of the window, `(pieces, units)`; None for the function's.
+        half: Whether the site computes in float16.
+        broken: The units whose weights hold NaN; None for none. A fused kernel may have given relu(NaN) = 0.
+    """
+
+    exact: NDArray[np.int32]
+    sampled: NDArray[np.float32]
+    samples: int
+    gradient: NDArray[np.float32] | None = None
+    slopes: Array | None = None
+    half: bool = False
+    broken: NDArray[np.bool_] | None = None
+
+    @property
+    def looked(self) -> int:
+        """On how many samples `sampled` rests."""
+        return int(self.sampled[stats.LOOKED].max(initial=0))
+
+
+def judge(name: str, function: Semantics, counts: Counts, past: Past | None = None, fresh: bool = False) -> SiteRecord:
+    """The verdicts of one site over one window. `past` is brought up to date.
 
     Args:
         name: The site's name.
         function: Its activation; intercepts of flat pieces are the values that a dead unit gives.
-        flags: `(rows, units)` as `stats.flags` gives them, combined over the window.
-        samples: How many samples the window had; with 0 there is no verdict.
+        counts: What was counted; without samples there is no verdict.
+        past: What earlier windows showed.
+        fresh: Whether the window began before the first update of the weights.
     """
-    pieces = len(function.slopes)
-    sloped = flags[0 : 2 * pieces : 2].astype(bool)
-    flat = flags[1 : 2 * pieces : 2].astype(bool)
-    nan = flags[-1].astype(bool)
-    value = np.array([float(np.ravel(b)[0]) for b in function.intercepts])
-    dead: dict[int, float] = {}
-    stuck: list[int] = []
-    always_on: list[int] = []
-    for unit in np.flatnonzero(~nan) if samples else ():
-        visited_flat = value[flat[:, unit]]
-        if not sloped[:, unit].any():
-            if len(set(visited_flat)) == 1:
-                dead[int(unit)] = float(visited_flat[0])
-            elif len(visited_flat):
-                stuck.append(int(unit))
-        elif pieces > 1 and sloped[:, unit].sum() == 1 and not len(visited_flat):
-            always_on.append(int(unit))
+    exact, n, looked = counts.exact.astype(bool), counts.samples, counts.looked
+    units = exact.shape[1]
+    seen = bool(exact[stats.SEEN].any()) and n > 0
+    sampled = counts.sampled.astype(np.float64)
+    nan = exact[stats.NAN] | (sampled[stats.NANS] > 0)
+    if counts.broken is not None:
+        nan |= counts.broken
+    never = seen & ~exact[stats.FIRED] & ~nan & function.piecewise_linear
+    rounded = never & exact[stats.ZERO]
+    dead, stuck = _dead(function, exact, np.flatnonzero(never & ~rounded))
+    past = past or Past.none(units)
+    fired = seen & exact[stats.FIRED] & ~nan
+    k = sampled[stats.RATE]
+    rates = k / max(looked, 1)
+    low = fired & function.piecewise_linear & (k <= surely_below(looked, RARE)) & (looked > 0)
+    dying = low & past.fired_well & (rates < past.rates)
+    if looked and seen:
+        past.fired_well |= k >= surely_at_least(looked, RARE)
+        past.rates = rates
+    faint, lost = _low_gradient(counts, seen & ~nan, fired | rounded)
     return SiteRecord(
         name=name,
         activation=function.kind,
-        units=flags.shape[1],
+        units=units,
         can_die=function.can_die,
+        rectifier=function.piecewise_linear,
+        samples=n,
+        looked=looked,
+        bound=never_fired_bound(n),
+        seen=seen,
         dead=dead,
-        stuck=tuple(stuck),
-        always_on=tuple(always_on),
-        not_a_number=tuple(int(u) for u in np.flatnonzero(nan)),
-        samples=samples,
-        bound=never_fired_bound(samples),
-        seen=bool(flags.any()),
-    )
+        stuck=stuck,
+        born_dead=tuple(dead) if fresh else (),
+        underflowed=_units(rounded | lost),
+        not_a_number=_units(nan),
+        rates=tuple(rates.tolist()) if looked and seen else (),
+        rare={u: upper_bound(int(k[u]), looked) for u in _units(low)},
+        dying=_units(dying),
+        dormant=_units(_dormant(sampled[stats.MEAN], seen & ~nan & (looked > 0))),
+        low_gradient=faint,
+        saturated=_units(seen & ~nan & (looked > 0) & (sampled[stats.SATURATED] >= SATURATED * looked) & fired
+                         | _at_clip(dead, units)),
+        always_on=_units(fired & _linear(function, counts)),
+    )  # fmt: skip
+
+
+def _dead(
+    function: Semantics, exact: NDArray[np.bool_], never: NDArray[np.intp]
+) -> tuple[dict[int, float], tuple[int, ...]]:
+    values = [float(np.ravel(b)[0]) for b in function.intercepts]
+    dead: dict[int, float] = {}
+    stuck: list[int] = []
+    for unit in never:
+        visited = {values[piece] for piece, hit in enumerate(exact[stats.HEAD :, unit]) if hit}
+        if len(visited) == 1:
+            dead[int(unit)] = visited.pop()
+        elif visited:
+            stuck.append(int(unit))
+    return dead, tuple(stuck)
+
+
+def _at_clip(dead: dict[int, float], units: int) -> NDArray[np.bool_]:
+    """Dead on a bound other than 0 is saturated as well."""
+    found = np.zeros(units, bool)
+    found[[unit for unit, value in dead.items() if value]] = True
+    return found
+
+
+def _dormant(mean: Array, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    if not known.any():
+        return known
+    return np.asarray(known & (mean <= DORMANT * mean[known].mean()))
+
+
+def _low_gradient(
+    counts: Counts, known: NDArray[np.bool_], alive: NDArray[np.bool_]
+) -> tuple[tuple[int, ...] | None, NDArray[np.bool_]]:
+    """The low-gradient units, and those whose gradient may have been rounded to 0: by all else they may be alive."""
+    nothing = np.zeros_like(known)
+    if counts.gradient is None or not known.any():
+        return None, nothing
+    gradient = counts.gradient.astype(np.float64)
+    known = known & np.isfinite(gradient)
+    mean = gradient[known].mean() if known.any() else 0.0
+    if mean == 0:
+        return None, nothing  # no gradient reached the site: nothing to compare with
+    low = known & (gradient <= LOW_GRADIENT * mean)
+    lost = low & alive & (gradient == 0) if counts.half else nothing
+    return _units(low & ~lost), lost
+
+
+def _linear(function: Semantics, counts: Counts) -> NDArray[np.bool_]:
+    """Whether each unit was linear on the sampled samples."""
+    units = counts.exact.shape[1]
+    if not function.piecewise_linear or len(function.slopes) < 2 or not counts.looked:
+        return np.zeros(units, bool)
+    visited = counts.sampled[stats.SUMS :] > 0
+    slopes = counts.slopes
+    if slopes is None:
+        slopes = np.array([np.broadcast_to(s.ravel() if s.size == units else s.flat[0], units)
+                           for s in function.slopes])  # fmt: skip
+    highest = np.where(visited, slopes, -np.inf).max(axis=0)
+    lowest = np.where(visited, slopes, np.inf).min(axis=0)
+    with np.errstate(invalid="ignore"):
+        near = highest - lowest <= SAME_SLOPE * np.abs(highest)
+    sloped = np.where(visited, slopes != 0, True).all(axis=0)
+    continuous = set(function.knots) <= {0.0}
+    one = visited.sum(axis=0) == 1
+    return np.asarray(visited.any(axis=0) & sloped & (one | (near & continuous)))
+
+
+def _units(which: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(which).tolist())

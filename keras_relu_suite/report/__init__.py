@@ -3,5 +3,6 @@
 from keras_relu_suite.report.files import save
 from keras_relu_suite.report.html import html
 from keras_relu_suite.report.text import devices_text, inspection_text, verification_text
+from keras_relu_suite.report.units import window_text
 
-__all__ = ["devices_text", "html", "inspection_text", "save", "verification_text"]
+__all__ = ["devices_text", "html", "inspection_text", "save", "verification_text", "window_text"]

@@ -1,0 +1,274 @@
+"""Count inside the real steps of a model, on every backend.
+
+TensorFlow and PyTorch change variables where they stand. JAX's steps are functions of a state: there the counts travel
+with the model's other state (`structure.carry`), and what is counted around the step is changed in the state itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_relu_suite import structure
+from keras_relu_suite.errors import one_line
+from keras_relu_suite.monitor import probe
+from keras_relu_suite.monitor.counter import Counter, Seen, count, together, variable
+from keras_relu_suite.monitor.coverage import Coverage
+from keras_relu_suite.ops import Tensor
+
+STEP, SAMPLES, POISONED = range(3)
+
+
+class _Now(threading.local):
+    """Where the step that is run or traced stands. TensorFlow traces each replica in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.active = self.inside = False
+        self.called: dict[int, int] = {}
+        self.seen: list[Seen] = []
+        self.given: list[Any] | None = None
+        self.level: Any = None
+        self.full: Tensor = None
+
+
+class Steps:
+    """The counts of a model between `attach` and `detach`.
+
+    Args:
+        model, coverage: The model, and what is watched in it.
+        counters: One for each of `coverage.calls`.
+        every: One step in `every` is sampled.
+        step: The method of the model that is a step: `"train_step"` or `"predict_step"`.
+        loops: Whether calls of the model with `training=True` outside of its steps count as steps too.
+        replicated: Whether several replicas train the model.
+    """
+
+    def __init__(
+        self, model: keras.Model, coverage: Coverage, counters: Sequence[Counter], every: int,
+        step: str = "train_step", loops: bool = False, replicated: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.coverage, self.counters, self.every = model, coverage, counters, every
+        self.step, self.loops = step, loops
+        self.failed: dict[str, str] = {}
+        self.control = variable((3,), "int32", replicated)
+        self.settled = variable((len(counters),), "int32", replicated)
+        self.kernels = [(i, *call.kernel) for i, call in enumerate(coverage.calls) if call.kernel is not None]
+        total = sum(coverage.calls[i].size for i, _, _ in self.kernels)
+        self.gradients = variable((max(total, 1),), "float32", replicated)
+        self._of_site: dict[int, list[int]] = {}
+        for i, call in enumerate(coverage.calls):
+            self._of_site.setdefault(call.site, []).append(i)
+        self._now = _Now()
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        mine = [v for counter in self.counters for v in counter.variables]
+        return [self.control, self.settled, self.gradients, *mine]
+
+    def attach(self) -> Callable[[], None]:
+        """Begin to count; returns the function that ends it."""
+        model, jax = self.model, keras.backend.backend() == "jax"
+        undo = [
+            probe.attach(probe.points(self.coverage.sites), self._site),
+            probe.attach([(model, self.step)], self._jax_step if jax else self._eager_step),
+            probe.attach([(model, "call")], self._model),
+        ]
+        if self.step == "train_step":
+            if getattr(model, "optimizer", None) is not None:
+                # JAX's loss scaling for float16 never comes to `apply` with all of its gradients.
+                name, around = ("stateless_apply", self._jax_apply) if jax else ("apply", self._apply)
+                undo.append(probe.attach([(model.optimizer, name)], around))
+            undo.append(probe.attach([(model, "test_step"), (model, "predict_step")], self._elsewhere))
+        if jax:
+            undo.append(structure.carry(model, self.variables))
+
+        def detach() -> None:
+            for take_out in undo:
+                take_out()
+
+        return detach
+
+    # What stands around the model's methods.
+
+    def _site(self, i: int, x: Tensor, activation: Any) -> Tensor:
+        y = activation(x)
+        if self._now.active:
+            mine = self._of_site[i]
+            call = mine[min(self._now.called.get(i, 0), len(mine) - 1)]
+            self._now.called[i] = self._now.called.get(i, 0) + 1
+            if self._now.level != _trace():
+                reason = "it runs inside a loop or a transformation of its own (scan, vmap, remat, tf.function)"
+                self.failed[self.counters[call].name] = reason
+                return y
+            # In training NaN reaches the weights, and ReLU's x is left out: to ask for it would cost TensorFlow its
+            # fusion of convolution, bias and ReLU (whose kernel gives relu(NaN) = 0).
+            keep = self.step != "train_step"
+            self._now.seen.append(Seen.of(call, self.coverage.sites[i], x, y, keep))
+        return y
+
+    def _count(self) -> None:
+        """What the calls have shown since the last time."""
+        seen, self._now.seen = self._now.seen, []
+        if not seen or not self._now.active:
+            return
+        try:
+            # A call that is made several times over, but not in a loop, sees other samples each time.
+            seen = together(seen, [call.loop for call in self.coverage.calls])
+            while seen:
+                first = {s.at: s for s in reversed(seen)}
+                count(self.counters, self.settled, self._now.full, list(first.values()))
+                seen = [s for s in seen if first[s.at] is not s]
+        except Exception as error:  # training goes on, whatever the monitor meets
+            for s in seen:
+                self.failed[self.counters[s.at].name] = f"it could not be counted: {one_line(error)}"
+
+    def _eager_step(self, i: int, data: Any, step: Any) -> Any:
+        self._now.inside = True
+        try:
+            self._begin(_batch(data))
+            self._now.level = _trace()
+            result = step(data)
+            self._count()
+            self._end(result)
+        finally:
+            self._now.inside = self._now.active = False
+        return result
+
+    def _jax_step(self, i: int, state: Any, step: Any) -> Any:
+        self._now.inside = True
+        try:
+            state = self._change(state, lambda: self._begin(_batch(_second(step, "data"))))
+            result = step(state)
+            if self.step == "train_step":
+                logs, state = result
+                return logs, self._change(state, lambda: self._end(logs))
+            return result
+        finally:
+            self._now.inside = self._now.active = False
+
+    def _change(self, state: Any, change: Callable[[], None]) -> Any:
+        """`state` as `change` leaves the variables of this object."""
+        mine = (self.control, self.gradients)
+        where = {id(v): at for at, v in enumerate(self.model.non_trainable_variables)}
+        values = list(state[1])
+        mapping = [(v, values[where[id(v)]]) for v in mine]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            change()
+        for v in mine:
+            values[where[id(v)]] = scope.get_current_value(v)
+        return (state[0], values, *state[2:])
+
+    def _model(self, i: int, inputs: Any, call: Any) -> Any:
+        outermost = not self._now.inside and not self._now.active
+        if outermost and self.loops and self._trains():
+            self._begin(_size(inputs))
+            self._now.level = _trace()
+            try:
+                outputs = call(inputs)
+                self._count()
+                return outputs
+            finally:
+                self._now.active = False
+        self._now.level = _trace()
+        outputs = call(inputs)
+        self._count()
+        return outputs
+
+    def _trains(self) -> bool:
+        return structure.in_training(self.model) or not structure.takes_training(self.model)
+
+    def _elsewhere(self, i: int, data: Any, step: Any) -> Any:
+        """Nothing counts in evaluation and prediction."""
+        inside, active = self._now.inside, self._now.active
+        self._now.inside, self._now.active = True, False
+        try:
+            return step(data)
+        finally:
+            self._now.inside, self._now.active = inside, active
+
+    def _apply(self, i: int, gradients: Any, apply: Any) -> Any:
+        gradients = list(gradients)
+        self._add_gradients(gradients)
+        return apply(gradients)
+
+    def _jax_apply(self, i: int, state: Any, apply: Any) -> Any:
+        # For `_end`: the optimizer's state does not hold our variables.
+        self._now.given = list(_second(apply, "grads"))
+        return apply(state)
+
+    # What is counted around a step.
+
+    def _begin(self, batch: Any) -> None:
+        control = self.control.value
+        self._now.full = ops.logical_or(ops.equal(control[STEP] % self.every, 0), ops.greater(control[POISONED], 0))
+        batch = ops.cast(batch, "int32")
+        self.control.assign(control + ops.stack([ops.ones_like(batch), batch, ops.zeros_like(batch)]))
+        self._now.called, self._now.seen, self._now.given, self._now.active = {}, [], None, True
+
+    def _end(self, logs: Any) -> None:
+        """From a loss that is not finite on, every step is looked at in full: some unit will show NaN."""
+        loss = logs.get("loss") if isinstance(logs, dict) else None
+        if loss is not None:
+            bad = ops.cast(ops.logical_not(ops.isfinite(ops.cast(loss, "float32"))), "int32")
+            none = ops.zeros_like(bad)
+            self.control.assign(self.control.value + ops.stack([none, none, bad]))
+        if self._now.given is not None:
+            self._add_gradients(self._now.given)
+
+    def _add_gradients(self, gradients: list[Any]) -> None:
+        weights = self.model.trainable_variables
+        if not self.kernels or self._now.full is None or len(weights) != len(gradients):
+            return
+        try:
+            self.gradients.assign(self._with(gradients, weights))
+        except Exception as error:  # training goes on, whatever the monitor meets
+            self.failed["gradients"] = f"they could not be read: {one_line(error)}"
+
+    def _with(self, gradients: list[Any], weights: list[Any]) -> Tensor:
+        of = {id(w): g for w, g in zip(weights, gradients, strict=True)}
+        held = self.gradients.value
+
+        def add() -> Tensor:
+            parts = []
+            for i, kernel, axis in self.kernels:
+                gradient = of.get(id(kernel))
+                if gradient is None:
+                    parts.append(ops.zeros((self.coverage.calls[i].size,), "float32"))
+                    continue
+                others = [a for a in range(len(kernel.shape)) if a != axis]
+                mean = ops.mean(ops.cast(ops.abs(gradient), "float32"), axis=others)
+                # A step that float16 overflowed is one that loss scaling leaves out.
+                parts.append(ops.where(ops.all(ops.isfinite(mean)), mean, ops.zeros_like(mean)))
+            return held + ops.concatenate(parts)
+
+        return ops.cond(self._now.full, add, lambda: held + 0)
+
+
+def _second(call: Any, name: str) -> Any:
+    return call.arguments[0] if call.arguments else call.keywords[name]
+
+
+def _batch(data: Any) -> Any:
+    return _size(keras.utils.unpack_x_y_sample_weight(data)[0])
+
+
+def _size(inputs: Any) -> Any:
+    return ops.shape(next(t for t in keras.tree.flatten(inputs) if t is not None))[0]
+
+
+def _trace() -> Any:
+    """What is being traced: JAX' transformation or TensorFlow's graph; None where everything runs as it stands."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from jax.extend.core import get_opaque_trace_state
+
+        return get_opaque_trace_state()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    return None
