@@ -17,7 +17,7 @@ import keras
 from keras_relu_suite import report
 from keras_relu_suite.callbacks.tensorboard import Board
 from keras_relu_suite.describe import Description
-from keras_relu_suite.errors import DeadUnitsWarning, UsageError, one_line
+from keras_relu_suite.errors import DeadUnitsWarning, MissingPackageError, UsageError, one_line
 from keras_relu_suite.monitor.coverage import cover
 from keras_relu_suite.monitor.record import WindowRecord
 from keras_relu_suite.monitor.watch import EVERY, Watch
@@ -55,8 +55,9 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
         lost: What the monitor could not do while training went on.
 
     Raises:
-        ModelError: when training begins, for a model that is not built or has no piecewise linear activation.
+        ModelError: when training begins, for a model without piecewise linear activations.
         UsageError: an argument that cannot be; when training begins, `layers` that name nothing.
+        MissingPackageError: when training begins, for `log_dir` without TensorBoard.
     """
 
     def __init__(
@@ -89,23 +90,24 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
     # keras' hooks.
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        model = self.model
-        steps = self.params.get("steps") or EVERY
-        # One step less than an epoch has: then every epoch has a sampled step, and not always the same one.
-        every = max(1, min(EVERY, steps - 1))
-        self._watch = Watch(model, self.layers, self.granularity, every, loops=False)
+        self.detach()
+        self._watch, self._board = None, None
         self.history, self.lost = [], []
-        self._board = None if self.log_dir is None else Board(self.log_dir)
-        self._watch.attach()
-        model.make_train_function(force=True)
-        _when_fit_is_left(self._watch)
-        unread = self._watch.coverage().unread
-        if self.verbose and unread:
-            print("dead units, not watched: " + "; ".join(f"{u.name} ({u.reason})" for u in unread))
+        if self.log_dir is not None:
+            self._try("TensorBoard", self._open_board)
+        if self.model.built:
+            self._begin()
+        elif self.verbose:  # on TensorFlow, keras leaves building to the first step
+            print("dead units: the model is built by its first step and watched from the second one on")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if self._watch is not None:
             self._watch.ran = True
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        # Not `..._end`: keras would wait for the results of every step to hand them to it.
+        if self._watch is None and self.model.built:
+            self._begin().ran = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         window = self._window(epoch)
@@ -139,13 +141,31 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
         if self._watch is not None:
             self._watch.detach()
 
+    def _begin(self) -> Watch:
+        model = self.model
+        steps = self.params.get("steps") or EVERY
+        # One step less than an epoch has: then every epoch has a sampled step, and not always the same one.
+        every = max(1, min(EVERY, steps - 1))
+        self._watch = Watch(model, self.layers, self.granularity, every, loops=False)
+        self._watch.attach()
+        model.make_train_function(force=True)
+        _when_fit_is_left(self._watch)
+        unread = self._watch.coverage().unread
+        if self.verbose and unread:
+            print("dead units, not watched: " + "; ".join(f"{u.name} ({u.reason})" for u in unread))
+        return self._watch
+
+    def _open_board(self) -> None:
+        assert self.log_dir is not None
+        self._board = Board(self.log_dir)
+
     # What follows from a window.
 
     def _window(self, epoch: int) -> WindowRecord | None:
-        assert self._watch is not None
         _ = self.model  # makes keras bring JAX' state back into the variables
         try:
-            return self._watch.take(epoch)
+            window = None if self._watch is None else self._watch.take(epoch)
+            return window if window is not None and any(site.samples for site in window.sites) else None
         except Exception as error:  # training goes on
             self._say(f"the verdicts of epoch {epoch + 1}", error)
             return None
@@ -170,6 +190,8 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
     def _try(self, what: str, action: Callable[[], Any]) -> None:
         try:
             action()
+        except MissingPackageError:
+            raise  # the user's to repair, before training
         except Exception as error:  # training goes on
             self._say(what, error)
 

@@ -12,15 +12,17 @@ class Board:
     """A TensorBoard log: the fractions of each site as scalars, its firing rates as a histogram.
 
     Raises:
-        MissingPackageError: TensorFlow, which writes the log, is not installed.
+        MissingPackageError: TensorFlow or TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
         try:
+            import tensorboard  # noqa: F401  (without it tf.summary has nothing to write with)
             import tensorflow as tf
         except ImportError as error:
             raise MissingPackageError(
-                "DeadNeuronMonitor(log_dir=...) writes TensorBoard logs with TensorFlow: pip install tensorflow"
+                f"DeadNeuronMonitor(log_dir=...) needs the package {error.name!r}: "
+                "pip install 'keras-relu-suite[tensorboard]'"
             ) from error
         self._summary = tf.summary
         self._writer = tf.summary.create_file_writer(str(folder))
