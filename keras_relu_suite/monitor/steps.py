@@ -164,7 +164,7 @@ class Steps:
 
     def _model(self, i: int, inputs: Any, call: Any) -> Any:
         outermost = not self._now.inside and not self._now.active
-        if outermost and self.loops and self._trains():
+        if outermost and self.loops and self._trains(call):
             self._begin(_size(inputs))
             self._now.level = _trace()
             try:
@@ -178,7 +178,10 @@ class Steps:
         self._count()
         return outputs
 
-    def _trains(self) -> bool:
+    def _trains(self, call: Any) -> bool:
+        given = call.keywords.get("training")  # keras' context does not know it yet in a model's very first call on JAX
+        if given is not None:
+            return bool(given)
         return structure.in_training(self.model) or not structure.takes_training(self.model)
 
     def _elsewhere(self, i: int, data: Any, step: Any) -> Any:

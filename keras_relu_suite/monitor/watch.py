@@ -116,8 +116,9 @@ class Watch:
             )  # fmt: skip
             records.append(judge(counter.name, counter.site.semantics, counts, self._past[i], self._fresh))
             counter.reset()
-        # The step counter goes on, so that the sampled steps move through the data.
-        kept = np.where(np.isin(np.arange(3), (SAMPLES, POISONED)), 0, control // _replicas(self.model))
+        # The step counter goes on, so that the sampled steps move through the data. (Of several replicas, what is read
+        # is their sum, and what is assigned is shared out among them.)
+        kept = np.where(np.isin(np.arange(3), (SAMPLES, POISONED)), 0, control)
         self._steps.control.assign(kept.astype("int32"))
         self._steps.settled.assign(np.zeros(self._steps.settled.shape, "int32"))
         self._steps.gradients.assign(np.zeros(self._steps.gradients.shape, "float32"))
