@@ -36,8 +36,10 @@ def test_the_units_are_those_of_numpy(jit):
 
 
 @pytest.mark.slow
-# torch.compile's own: it uses torch.jit, and looks at .grad of the tensors that cross a break in its graph.
+# torch.compile's own: it uses torch.jit, looks at .grad of the tensors that cross a break in its graph, and traces
+# through the caches that keras keeps of its dtypes.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:(?s).*Dynamo detected a call to a .functools.lru_cache.:UserWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others compile the planted network itself")
 def test_pytorch_compiled_finds_the_dead_of_the_smallest_network():
