@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,34 +24,67 @@ def variable(shape: tuple[int, ...], dtype: str, replicated: bool) -> keras.Vari
     return keras.Variable(np.zeros(shape, dtype), dtype=dtype, trainable=False, autocast=False, name="krs", **kind)
 
 
+@dataclass(frozen=True)
 class Counter:
-    """What one call of one site did since the last reset: exact and sampled counts as `stats` gives them.
+    """What is counted at one call of one site.
 
     Args:
         name: The site's name, with the number of the call where a shared layer has several.
         site: The site.
         units: What makes a unit.
         size: How many units it has.
-        replicated: Whether several replicas train the model.
     """
 
-    def __init__(self, name: str, site: Site, units: stats.Units, size: int, replicated: bool) -> None:
-        self.name, self.site, self.units, self.size = name, site, units, size
-        self.exact = variable((stats.exact_rows(site.semantics), size), "int32", replicated)
-        self.sampled = variable((stats.sampled_rows(site.semantics), size), "float32", replicated)
+    name: str
+    site: Site
+    units: stats.Units
+    size: int
 
     @property
-    def variables(self) -> list[keras.Variable]:
-        return [self.exact, self.sampled]
+    def rows(self) -> tuple[int, int]:
+        """How many rows of whole numbers there are: what `stats.exact` gives, and what `stats.sampled` counts."""
+        return stats.exact_rows(self.site.semantics), stats.sampled_rows(self.site.semantics) - stats.MEANS
 
-    def read(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The exact and the sampled counts, summed over the replicas."""
-        exact = np.minimum(keras.ops.convert_to_numpy(self.exact), 1)
-        return exact, np.array(keras.ops.convert_to_numpy(self.sampled))
+
+class Tally:
+    """What the units of all calls did since the last reset, as `stats` counts it.
+
+    Two flat variables hold everything, since reading, writing and handing on a variable costs more than what stands in
+    it: whole numbers (for each call whether all its units have fired, then exact and sampled counts; float32 would
+    begin to round at 2^24) and sums of fractions.
+    """
+
+    def __init__(self, counters: Sequence[Counter], replicated: bool) -> None:
+        self.counters = tuple(counters)
+        numbers = sum(sum(c.rows) * c.size for c in counters)
+        self.numbers = variable((len(counters) + numbers,), "int32", replicated)
+        self.means = variable((sum(stats.MEANS * c.size for c in counters),), "float32", replicated)
+
+    def parts(self, numbers: Tensor, means: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each call exact counts, sampled counts and sums of fractions, each `(rows, units)`."""
+        reshape = np.reshape if isinstance(numbers, np.ndarray) else ops.reshape
+        at, at_means = len(self.counters), 0
+        for counter in self.counters:
+            size, (exact, counts) = counter.size, counter.rows
+            middle, end, end_means = at + exact * size, at + (exact + counts) * size, at_means + stats.MEANS * size
+            yield (
+                reshape(numbers[at:middle], (exact, size)),
+                reshape(numbers[middle:end], (counts, size)),
+                reshape(means[at_means:end_means], (stats.MEANS, size)),
+            )
+            at, at_means = end, end_means
+
+    def read(self) -> list[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+        """For each call the exact and the sampled counts, summed over the replicas."""
+        held = (keras.ops.convert_to_numpy(v) for v in (self.numbers, self.means))
+        return [
+            (np.minimum(exact, 1), np.concatenate([means, counts], dtype=np.float64))
+            for exact, counts, means in self.parts(*held)
+        ]
 
     def reset(self) -> None:
         """Begin anew."""
-        for held in self.variables:
+        for held in (self.numbers, self.means):
             held.assign(np.zeros(held.shape, held.dtype))
 
 
@@ -81,7 +114,7 @@ def together(seen: Sequence[Seen], loop: Sequence[bool]) -> list[Seen]:
     return found
 
 
-def count(counters: Sequence[Counter], settled: keras.Variable, full: Tensor, seen: Sequence[Seen]) -> None:
+def count(tally: Tally, full: Tensor, seen: Sequence[Seen]) -> None:
     """Count one batch at several calls: in full on a sampled step, else exactly, and not at all once every unit of
     these calls has fired.
 
@@ -89,26 +122,30 @@ def count(counters: Sequence[Counter], settled: keras.Variable, full: Tensor, se
     backward pass anyway.
 
     Args:
-        counters: Those of all calls.
-        settled: For each of them 1 once all its units have fired, int32.
+        tally: Where the counts stand.
         full: Whether this is a sampled step.
         seen: The batch at each call that was made.
     """
     # JAX' branches give values; elsewhere they change the variables where they stand, which costs nothing when off.
     in_place = keras.backend.backend() != "jax"
-    mine = [s.at for s in seen]
-    held = [settled, *(v for at in mine for v in counters[at].variables)]
+    held = (tally.numbers, tally.means)
     before = [v.value for v in held]
+    batch = {s.at: s for s in seen}
 
     def branch(sample: bool) -> list[Tensor]:
-        done, after = {}, []
-        for s, exact, sums in zip(seen, before[1::2], before[2::2], strict=True):
-            counter = counters[s.at]
-            arguments = (counter.site.semantics, s.x, s.y, counter.units, s.live)
-            exact = ops.maximum(exact, stats.exact(*arguments))
-            done[s.at] = ops.cast(ops.all(ops.greater(exact[stats.FIRED], 0)), "int32")
-            after += [exact, sums + stats.sampled(*arguments) if sample else sums]
-        after = [ops.stack([done.get(at, before[0][at]) for at in range(len(counters))]), *after]
+        settled, numbers, means = [], [], []
+        for i, (exact, counts, sums) in enumerate(tally.parts(*before)):
+            if i in batch:
+                s, counter = batch[i], tally.counters[i]
+                arguments = (counter.site.semantics, s.x, s.y, counter.units, s.live)
+                exact = ops.maximum(exact, stats.exact(*arguments))
+                if sample:
+                    more = stats.sampled(*arguments)
+                    sums, counts = sums + more[: stats.MEANS], counts + ops.cast(more[stats.MEANS :], "int32")
+            settled.append(ops.min(exact[stats.FIRED]))
+            numbers += [ops.reshape(exact, (-1,)), ops.reshape(counts, (-1,))]
+            means.append(ops.reshape(sums, (-1,)))
+        after = [ops.concatenate([ops.stack(settled), *numbers]), ops.concatenate(means) if sample else before[1]]
         if not in_place:
             return after
         for variable, old, new in zip(held, before, after, strict=True):
@@ -119,7 +156,7 @@ def count(counters: Sequence[Counter], settled: keras.Variable, full: Tensor, se
     def off() -> list[Tensor]:
         return [ops.zeros((), "int32")] if in_place else before
 
-    open_calls = ops.any(ops.equal(ops.take(before[0], mine), 0))
+    open_calls = ops.any(ops.equal(ops.take(before[0], list(batch)), 0))
     mode = ops.where(full, SAMPLE, ops.where(open_calls, EXACT, OFF))
     after = ops.switch(mode, [off, lambda: branch(False), lambda: branch(True)])
     if not in_place:

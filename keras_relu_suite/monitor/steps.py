@@ -7,7 +7,7 @@ with the model's other state (`structure.carry`), and what is counted around the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,11 +16,12 @@ from keras import ops
 from keras_relu_suite import structure
 from keras_relu_suite.errors import one_line
 from keras_relu_suite.monitor import probe
-from keras_relu_suite.monitor.counter import Counter, Seen, count, together, variable
+from keras_relu_suite.monitor.counter import Seen, Tally, count, together, variable
 from keras_relu_suite.monitor.coverage import Coverage
 from keras_relu_suite.ops import Tensor
 
 STEP, SAMPLES, POISONED = range(3)
+MOST = 2**31 - 1
 
 
 class _Now(threading.local):
@@ -40,7 +41,7 @@ class Steps:
 
     Args:
         model, coverage: The model, and what is watched in it.
-        counters: One for each of `coverage.calls`.
+        tally: Where the counts of `coverage.calls` stand.
         every: One step in `every` is sampled.
         step: The method of the model that is a step: `"train_step"` or `"predict_step"`.
         loops: Whether calls of the model with `training=True` outside of its steps count as steps too.
@@ -48,14 +49,15 @@ class Steps:
     """
 
     def __init__(
-        self, model: keras.Model, coverage: Coverage, counters: Sequence[Counter], every: int,
+        self, model: keras.Model, coverage: Coverage, tally: Tally, every: int,
         step: str = "train_step", loops: bool = False, replicated: bool = False,
     ) -> None:  # fmt: skip
-        self.model, self.coverage, self.counters, self.every = model, coverage, counters, every
+        self.model, self.coverage, self.tally, self.every = model, coverage, tally, every
         self.step, self.loops = step, loops
+        # The sum over the replicas has to fit into int32 as well.
+        self.most = MOST // (model.distribute_strategy.num_replicas_in_sync if replicated else 1)
         self.failed: dict[str, str] = {}
         self.control = variable((3,), "int32", replicated)
-        self.settled = variable((len(counters),), "int32", replicated)
         self.kernels = [(i, *call.kernel) for i, call in enumerate(coverage.calls) if call.kernel is not None]
         total = sum(coverage.calls[i].size for i, _, _ in self.kernels)
         self.gradients = variable((max(total, 1),), "float32", replicated)
@@ -66,8 +68,7 @@ class Steps:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        mine = [v for counter in self.counters for v in counter.variables]
-        return [self.control, self.settled, self.gradients, *mine]
+        return [self.control, self.gradients, self.tally.numbers, self.tally.means]
 
     def attach(self) -> Callable[[], None]:
         """Begin to count; returns the function that ends it."""
@@ -102,7 +103,7 @@ class Steps:
             self._now.called[i] = self._now.called.get(i, 0) + 1
             if self._now.level != _trace():
                 reason = "it runs inside a loop or a transformation of its own (scan, vmap, remat, tf.function)"
-                self.failed[self.counters[call].name] = reason
+                self.failed[self.coverage.calls[call].name] = reason
                 return y
             # In training NaN reaches the weights, and ReLU's x is left out: to ask for it would cost TensorFlow its
             # fusion of convolution, bias and ReLU (whose kernel gives relu(NaN) = 0).
@@ -120,11 +121,11 @@ class Steps:
             seen = together(seen, [call.loop for call in self.coverage.calls])
             while seen:
                 first = {s.at: s for s in reversed(seen)}
-                count(self.counters, self.settled, self._now.full, list(first.values()))
+                count(self.tally, self._now.full, list(first.values()))
                 seen = [s for s in seen if first[s.at] is not s]
         except Exception as error:  # training goes on, whatever the monitor meets
             for s in seen:
-                self.failed[self.counters[s.at].name] = f"it could not be counted: {one_line(error)}"
+                self.failed[self.coverage.calls[s.at].name] = f"it could not be counted: {one_line(error)}"
 
     def _eager_step(self, i: int, data: Any, step: Any) -> Any:
         self._now.inside = True
@@ -208,7 +209,8 @@ class Steps:
     def _begin(self, batch: Any) -> None:
         control = self.control.value
         self._now.full = ops.logical_or(ops.equal(control[STEP] % self.every, 0), ops.greater(control[POISONED], 0))
-        batch = ops.cast(batch, "int32")
+        # Past the largest number there is, n stays what it is: the bound is then wider than it need be.
+        batch = ops.minimum(ops.cast(batch, "int32"), self.most - control[SAMPLES])
         self.control.assign(control + ops.stack([ops.ones_like(batch), batch, ops.zeros_like(batch)]))
         self._now.called, self._now.seen, self._now.given, self._now.active = {}, [], None, True
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from keras_relu_suite.describe import Description, Unread
 from keras_relu_suite.errors import UsageError
-from keras_relu_suite.monitor.counter import Counter
+from keras_relu_suite.monitor.counter import Counter, Tally
 from keras_relu_suite.monitor.coverage import Coverage, broken, cover, unit_slopes
 from keras_relu_suite.monitor.record import WindowRecord
 from keras_relu_suite.monitor.steps import POISONED, SAMPLES, Steps
@@ -58,11 +58,10 @@ class Watch:
         self.ran = False
         replicated = _replicas(model) > 1
         with model.distribute_strategy.scope() if replicated else contextlib.nullcontext():
-            self._counters = [
-                Counter(call.name, self.covered.sites[call.site], call.units, call.size, replicated)
-                for call in self.covered.calls
-            ]
-            self._steps = Steps(model, self.covered, self._counters, every, step, loops, replicated)
+            self._tally = Tally(
+                [Counter(c.name, self.covered.sites[c.site], c.units, c.size) for c in self.covered.calls], replicated
+            )
+            self._steps = Steps(model, self.covered, self._tally, every, step, loops, replicated)
         self._past = [Past.none(call.size) for call in self.covered.calls]
         self._fresh = step == "train_step" and not any(_updates(model))
         self._undo: Callable[[], None] | None = None
@@ -107,20 +106,18 @@ class Watch:
         samples = int(control[SAMPLES])
         gradients = self._gradients()
         records = []
-        for i, counter in enumerate(self._counters):
-            exact, sampled = counter.read()
+        for i, (counter, (exact, sampled)) in enumerate(zip(self._tally.counters, self._tally.read(), strict=True)):
             counts = Counts(
                 exact, sampled, samples, gradients.get(i), self._slopes(i),
                 half=str(getattr(counter.site.layer, "compute_dtype", "")) == "float16",
                 broken=broken(self.covered.calls[i]),
             )  # fmt: skip
             records.append(judge(counter.name, counter.site.semantics, counts, self._past[i], self._fresh))
-            counter.reset()
         # The step counter goes on, so that the sampled steps move through the data. (Of several replicas, what is read
         # is their sum, and what is assigned is shared out among them.)
         kept = np.where(np.isin(np.arange(3), (SAMPLES, POISONED)), 0, control)
         self._steps.control.assign(kept.astype("int32"))
-        self._steps.settled.assign(np.zeros(self._steps.settled.shape, "int32"))
+        self._tally.reset()
         self._steps.gradients.assign(np.zeros(self._steps.gradients.shape, "float32"))
         if samples:
             self._fresh = False
