@@ -38,16 +38,20 @@ class Counter:
     def __init__(self, name: str, site: Site, units: stats.Units, size: int, replicated: bool) -> None:
         self.name, self.site, self.units, self.size = name, site, units, size
         self.exact = variable((stats.exact_rows(site.semantics), size), "int32", replicated)
-        self.sampled = variable((stats.sampled_rows(site.semantics), size), "float32", replicated)
+        rows = stats.sampled_rows(site.semantics)
+        self.means = variable((stats.MEANS, size), "float32", replicated)
+        # Samples are counted in whole numbers: float32 begins to round at 2^24.
+        self.counts = variable((rows - stats.MEANS, size), "int32", replicated)
 
     @property
     def variables(self) -> list[keras.Variable]:
-        return [self.exact, self.sampled]
+        return [self.exact, self.means, self.counts]
 
-    def read(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def read(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """The exact and the sampled counts, summed over the replicas."""
         exact = np.minimum(keras.ops.convert_to_numpy(self.exact), 1)
-        return exact, np.array(keras.ops.convert_to_numpy(self.sampled))
+        sampled = [keras.ops.convert_to_numpy(held).astype(np.float64) for held in (self.means, self.counts)]
+        return exact, np.concatenate(sampled)
 
     def reset(self) -> None:
         """Begin anew."""
@@ -102,12 +106,15 @@ def count(counters: Sequence[Counter], settled: keras.Variable, full: Tensor, se
 
     def branch(sample: bool) -> list[Tensor]:
         done, after = {}, []
-        for s, exact, sums in zip(seen, before[1::2], before[2::2], strict=True):
+        for s, exact, means, counts in zip(seen, before[1::3], before[2::3], before[3::3], strict=True):
             counter = counters[s.at]
             arguments = (counter.site.semantics, s.x, s.y, counter.units, s.live)
             exact = ops.maximum(exact, stats.exact(*arguments))
             done[s.at] = ops.cast(ops.all(ops.greater(exact[stats.FIRED], 0)), "int32")
-            after += [exact, sums + stats.sampled(*arguments) if sample else sums]
+            if sample:
+                sums = stats.sampled(*arguments)
+                means, counts = means + sums[: stats.MEANS], counts + ops.cast(sums[stats.MEANS :], "int32")
+            after += [exact, means, counts]
         after = [ops.stack([done.get(at, before[0][at]) for at in range(len(counters))]), *after]
         if not in_place:
             return after

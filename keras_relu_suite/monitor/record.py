@@ -88,7 +88,8 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class WindowRecord:
-    """What every watched site did in one window (an epoch). False if something is dead, stuck or NaN."""
+    """What every watched site did in one window (an epoch). False if something is dead, stuck or NaN, and if nothing
+    was seen."""
 
     epoch: int
     sites: tuple[SiteRecord, ...]
@@ -123,7 +124,8 @@ class WindowRecord:
         return sum(len(site.dormant) for site in self.sites) / total if total else 0.0
 
     def __bool__(self) -> bool:
-        return not self.dead and not any(site.not_a_number for site in self.sites)
+        seen = any(site.seen for site in self.sites)
+        return seen and not self.dead and not any(site.not_a_number for site in self.sites)
 
     def summary(self) -> str:
         """One line, naming the units that are dead and counting the rest."""

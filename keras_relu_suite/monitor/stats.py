@@ -24,8 +24,9 @@ from keras_relu_suite.smooth import saturated_beyond
 
 Live = Mapping[int, Tensor]
 SEEN, FIRED, NAN, ZERO = range(4)
-LOOKED, RATE, MEAN, SATURATED, NANS = range(5)
+MEAN, SATURATED, LOOKED, RATE, NANS = range(5)
 HEAD, SUMS = 4, 5
+MEANS = 2  # the first rows of `sampled` are sums of fractions, the others count samples
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def exact_rows(function: Semantics) -> int:
 
 
 def sampled_rows(function: Semantics) -> int:
-    """How many rows `sampled` has: samples, fired, mean |y|, saturated, NaN, and one for every piece."""
+    """How many rows `sampled` has: mean |y|, saturated, samples, fired, NaN, and one for every piece."""
     return SUMS + (len(function.slopes) if function.piecewise_linear else 0)
 
 
@@ -98,8 +99,8 @@ def exact(function: Semantics, x: Tensor | None, y: Tensor, units: Units, live: 
 
 
 def sampled(function: Semantics, x: Tensor | None, y: Tensor, units: Units, live: Live | None = None) -> Tensor:
-    """Sums over the samples of the batch for each row of `sampled_rows` and unit, float32: samples; those in which the
-    unit fired at any position; mean |y| over its positions; the share of its positions that are saturated; samples with
+    """Sums over the samples of the batch for each row of `sampled_rows` and unit, float32: mean |y| over its positions;
+    the share of its positions that are saturated; samples; those in which the unit fired at any position; samples with
     NaN; samples in which it visited each piece."""
     positions = ops.cast(units.positions(y), "float32")
     total = units.per_sample(ops.abs(ops.cast(y, "float32")))
@@ -108,28 +109,26 @@ def sampled(function: Semantics, x: Tensor | None, y: Tensor, units: Units, live
     if by_output(function, y) and _plain_relu(function):
         fired, off = _samples(total), _count(ops.less_equal(y, 0), units)
         nan = _samples(ops.cast(ops.isnan(total), "float32")) if x is None else _count(ops.isnan(x), units)
-        return ops.stack([looked, fired, mean, ops.zeros_like(mean), nan, off, fired])
+        return ops.stack([mean, ops.zeros_like(mean), looked, fired, nan, off, fired])
     source = ops.cast(y if x is None else x, "float32")
     nan = _count(ops.isnan(source), units)
     saturated = ops.zeros_like(mean)
-    for low, high in saturation(function):
-        beyond = ops.logical_and(ops.greater_equal(source, low), ops.less_equal(source, high))
+    for beyond in _saturated(function, source):
         saturated = saturated + ops.sum(units.per_sample(ops.cast(beyond, "float32")), axis=0) / positions
     if not function.piecewise_linear:
-        return ops.stack([looked, _count(ops.logical_not(ops.isnan(source)), units), mean, saturated, nan])
+        return ops.stack([mean, saturated, looked, _count(ops.logical_not(ops.isnan(source)), units), nan])
     sloped, _ = _pieces(function, source, live)
     inside = [_count(_inside(function, piece, source), units) for piece in range(len(function.slopes))]
-    return ops.stack([looked, _count(_union(sloped), units), mean, saturated, nan, *inside])
+    return ops.stack([mean, saturated, looked, _count(_union(sloped), units), nan, *inside])
 
 
-def saturation(function: Semantics) -> list[tuple[float, float]]:
-    """The intervals of x on which f lies on a bound other than 0 with a slope below 5 % of its maximum."""
+def _saturated(function: Semantics, x: Tensor) -> list[Tensor]:
+    """For each bound other than 0, whether each x lies on it with a slope below 5 % of f's maximum."""
     if not function.piecewise_linear:
         low, high = saturated_beyond(function.kind, function.parameters)
-        return [(-math.inf, low)] * math.isfinite(low) + [(high, math.inf)] * math.isfinite(high)
-    edges = [-math.inf, *function.knots, math.inf]
+        return [ops.less_equal(x, low)] * math.isfinite(low) + [ops.greater_equal(x, high)] * math.isfinite(high)
     return [
-        (edges[piece], edges[piece + 1])
+        _inside(function, piece, x)
         for piece, (slope, value) in enumerate(zip(function.slopes, function.intercepts, strict=True))
         if piece in (0, len(function.slopes) - 1) and slope.size == 1 and slope == 0 and np.all(value != 0)
     ]

@@ -21,6 +21,7 @@ from keras_relu_suite.monitor.coverage import Coverage
 from keras_relu_suite.ops import Tensor
 
 STEP, SAMPLES, POISONED = range(3)
+MOST = 2**31 - 1
 
 
 class _Now(threading.local):
@@ -53,6 +54,8 @@ class Steps:
     ) -> None:  # fmt: skip
         self.model, self.coverage, self.counters, self.every = model, coverage, counters, every
         self.step, self.loops = step, loops
+        # The sum over the replicas has to fit into int32 as well.
+        self.most = MOST // (model.distribute_strategy.num_replicas_in_sync if replicated else 1)
         self.failed: dict[str, str] = {}
         self.control = variable((3,), "int32", replicated)
         self.settled = variable((len(counters),), "int32", replicated)
@@ -205,7 +208,8 @@ class Steps:
     def _begin(self, batch: Any) -> None:
         control = self.control.value
         self._now.full = ops.logical_or(ops.equal(control[STEP] % self.every, 0), ops.greater(control[POISONED], 0))
-        batch = ops.cast(batch, "int32")
+        # Past the largest number there is, n stays what it is: the bound is then wider than it need be.
+        batch = ops.minimum(ops.cast(batch, "int32"), self.most - control[SAMPLES])
         self.control.assign(control + ops.stack([ops.ones_like(batch), batch, ops.zeros_like(batch)]))
         self._now.called, self._now.seen, self._now.given, self._now.active = {}, [], None, True
 

@@ -16,6 +16,7 @@ RARE = 0.01
 DORMANT = 0.025
 LOW_GRADIENT = 0.01
 SATURATED = 0.95
+ROUNDING = 2.0**-20  # of a sum of fractions in float32, such as 19/20
 SAME_SLOPE = 0.01
 
 Array = NDArray[np.float64]
@@ -23,15 +24,22 @@ Array = NDArray[np.float64]
 
 @dataclass
 class Past:
-    """What earlier windows showed of each unit of a site."""
+    """What earlier windows showed of each unit of a site.
+
+    Args:
+        fired_well: Whether its rate was once ≥ 1 %, by the 95 % lower bound.
+        rates: Its rate in the last window.
+        born: Whether it has not fired since before the first update of the weights.
+    """
 
     fired_well: NDArray[np.bool_]
     rates: Array
+    born: NDArray[np.bool_]
 
     @staticmethod
     def none(units: int) -> Past:
         """Before the first window."""
-        return Past(np.zeros(units, bool), np.zeros(units))
+        return Past(np.zeros(units, bool), np.zeros(units), np.zeros(units, bool))
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Counts:
     """
 
     exact: NDArray[np.int32]
-    sampled: NDArray[np.float32]
+    sampled: Array
     samples: int
     gradient: NDArray[np.float32] | None = None
     slopes: Array | None = None
@@ -74,7 +82,7 @@ def judge(name: str, function: Semantics, counts: Counts, past: Past | None = No
     exact, n, looked = counts.exact.astype(bool), counts.samples, counts.looked
     units = exact.shape[1]
     seen = bool(exact[stats.SEEN].any()) and n > 0
-    sampled = counts.sampled.astype(np.float64)
+    sampled = counts.sampled
     nan = exact[stats.NAN] | (sampled[stats.NANS] > 0)
     if counts.broken is not None:
         nan |= counts.broken
@@ -82,6 +90,8 @@ def judge(name: str, function: Semantics, counts: Counts, past: Past | None = No
     rounded = never & exact[stats.ZERO]
     dead, stuck = _dead(function, exact, np.flatnonzero(never & ~rounded))
     past = past or Past.none(units)
+    if seen:
+        past.born = never & ~rounded & (past.born | fresh)
     fired = seen & exact[stats.FIRED] & ~nan
     k = sampled[stats.RATE]
     rates = k / max(looked, 1)
@@ -103,7 +113,7 @@ def judge(name: str, function: Semantics, counts: Counts, past: Past | None = No
         seen=seen,
         dead=dead,
         stuck=stuck,
-        born_dead=tuple(dead) if fresh else (),
+        born_dead=tuple(unit for unit in dead if past.born[unit]),
         underflowed=_units(rounded | lost),
         not_a_number=_units(nan),
         rates=tuple(rates.tolist()) if looked and seen else (),
@@ -111,7 +121,7 @@ def judge(name: str, function: Semantics, counts: Counts, past: Past | None = No
         dying=_units(dying),
         dormant=_units(_dormant(sampled[stats.MEAN], seen & ~nan & (looked > 0))),
         low_gradient=faint,
-        saturated=_units(seen & ~nan & (looked > 0) & (sampled[stats.SATURATED] >= SATURATED * looked) & fired
+        saturated=_units(seen & ~nan & (looked > 0) & (sampled[stats.SATURATED] >= SATURATED * looked * (1 - ROUNDING))
                          | _at_clip(dead, units)),
         always_on=_units(fired & _linear(function, counts)),
     )  # fmt: skip
@@ -140,6 +150,7 @@ def _at_clip(dead: dict[int, float], units: int) -> NDArray[np.bool_]:
 
 
 def _dormant(mean: Array, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    known = known & np.isfinite(mean)  # beside one that overflowed every other would be nothing
     if not known.any():
         return known
     return np.asarray(known & (mean <= DORMANT * mean[known].mean()))
