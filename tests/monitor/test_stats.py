@@ -502,10 +502,13 @@ def test_counts_of_samples_do_not_round_at_two_to_the_24():
     x = np.array([[1.0, -1.0]] * 4 + [[1.0, 1.0]], np.float32)
     with Watch(model, every=1) as watch:
         model(x, training=True)
-        many = watch._counters[0]
-        many.counts.assign(np.full(many.counts.shape, 2**25 + 1))
+        tally = watch._tally
+        numbers = np.array(tally.numbers)
+        counts = tally.counters[0].rows[1] * 2  # they stand last
+        numbers[-counts:] = 2**25 + 1
+        tally.numbers.assign(numbers)
         model(x, training=True)
-        _, sampled = many.read()
+        ((_, sampled),) = tally.read()
     np.testing.assert_array_equal(sampled[stats.LOOKED], [2**25 + 6] * 2)
     np.testing.assert_array_equal(sampled[stats.RATE], [2**25 + 6, 2**25 + 2])
 
