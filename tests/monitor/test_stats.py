@@ -7,7 +7,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from keras_relu_suite import semantics
@@ -471,11 +471,19 @@ KINDS = (VALUES, st.sampled_from(LOW), st.sampled_from(HIGH), st.sampled_from([-
 COLUMNS = st.one_of(*(st.lists(values, min_size=6, max_size=6) for values in KINDS))
 
 
+def odd_knots(function):
+    """Where TensorFlow's gradient is that of neither side; the monitor counts such a point with the left one."""
+    sides = zip(function.slopes, function.slopes[1:], strict=False)
+    pairs = zip(function.knots, function.knot_slopes, sides, strict=True)
+    return [knot for knot, at, (left, right) in pairs if at.size == 1 and not {*left.flat, *right.flat} & {*at.flat}]
+
+
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.describe())
 @settings(max_examples=30, deadline=None)  # each runs a dozen operations one by one
 @given(st.booleans(), st.lists(COLUMNS, min_size=2, max_size=2))
 def test_dead_is_slope_zero_everywhere_at_one_value(function, by_position, columns):
     x = np.array(columns).T.reshape(3, 2, 2)  # (samples, positions, channels)
+    assume(not np.isin(x, odd_knots(function)).any())
     slope = np.broadcast_to(function.slope(x), x.shape)
     value = function.apply(x)
     if by_position:
