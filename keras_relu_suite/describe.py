@@ -191,7 +191,7 @@ def _what_is_missed(layer: Any, reading: opaque.Reading, children: set[int]) -> 
             "cannot be seen from outside; use a layer for it"
         )
     if strangers:
-        names = sorted(f"{inner.name!r}" for inner in strangers.values())
+        names = sorted({f"{inner.name!r}" for inner in strangers.values()})
         parts.append(
             f"{call} calls {', '.join(names)}, which keras does not know as {'parts' if len(names) > 1 else 'a part'} "
             "of it; make it an attribute in __init__"

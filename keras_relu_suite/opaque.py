@@ -14,8 +14,8 @@ from keras_relu_suite.recognize import label
 from keras_relu_suite.structure import Applied
 
 # Operations of keras that are no activation and from which none can be made without one that is not in this list (a
-# comparison, a maximum, an absolute value, a root …). What acts across units, softmax and its kin, is no activation
-# here either. Whatever keras adds later is named until somebody has looked at it.
+# comparison by size, a maximum, an absolute value, a root …). What acts across units, softmax and its kin, is no
+# activation here either. Whatever keras adds later is named until somebody has looked at it.
 _HARMLESS = frozenset(
     """
     Add Subtract Multiply Divide TrueDivide DivideNoNan Negative Matmul Dot Vdot Inner Outer Tensordot Einsum Kron
@@ -26,6 +26,7 @@ _HARMLESS = frozenset(
     Diag Diagonal Trace Tril Triu ZerosLike OnesLike FullLike EmptyLike Full Arange Size Ndim OneHot
     Conv DepthwiseConv SeparableConv ConvTranspose AveragePool AdaptiveAveragePool MaxPool AdaptiveMaxPool
     BatchNorm LayerNorm RMSNorm Normalize DotProductAttention Softmax LogSoftmax Sparsemax Glu
+    Equal NotEqual LogicalAnd LogicalOr LogicalNot LogicalXor All Any Isnan Isfinite Isinf
     ExtractPatches Resize FFT FFT2 IFFT2 RFFT IRFFT STFT ISTFT
     """.split()
 )

@@ -101,7 +101,7 @@ def known_calls(layer: keras.layers.Layer) -> list[Applied]:
     shapes = layer._build_shapes_dict or {}
     tensors = {
         key.removesuffix("_shape"): keras.tree.map_shape_structure(
-            lambda shape: keras.KerasTensor(shape, layer.input_dtype), shape
+            lambda shape: _tensor(shape, layer.input_dtype), shape
         )
         for key, shape in shapes.items()
         if shape is not None
@@ -118,7 +118,7 @@ def at_one_time(one: Applied) -> Applied:
     def step(value: Any) -> Any:
         if not isinstance(value, keras.KerasTensor) or len(value.shape) < 2:
             return value
-        tensor = keras.KerasTensor((value.shape[0], *value.shape[2:]), value.dtype)
+        tensor = _tensor((value.shape[0], *value.shape[2:]), value.dtype)
         if getattr(value, "_keras_mask", None) is not None:
             tensor._keras_mask = step(value._keras_mask)
         return tensor
@@ -159,11 +159,16 @@ def record(layer: keras.layers.Layer, args: tuple[Any, ...], kwargs: dict[str, A
             return [applied for applied in found if isinstance(applied.operation, keras.layers.Layer)], False
 
 
+def _tensor(shape: Any, dtype: str, sparse: bool = False) -> Any:
+    """A symbolic tensor that does not take the next of keras' names."""
+    return keras.KerasTensor(shape, dtype, sparse=sparse, name="krs")
+
+
 def _fresh(value: Any) -> Any:
     """A symbolic tensor like `value`, which no graph knows."""
     if not isinstance(value, keras.KerasTensor):
         return value
-    tensor = keras.KerasTensor(value.shape, value.dtype, sparse=value.sparse)
+    tensor = _tensor(value.shape, value.dtype, value.sparse)
     if getattr(value, "_keras_mask", None) is not None:
         tensor._keras_mask = _fresh(value._keras_mask)
     return tensor
@@ -244,5 +249,5 @@ def _recorder(layer: keras.layers.Layer) -> Iterator[list[Applied]]:
 
 def _symbolic(value: Any) -> Any:
     if keras.ops.is_tensor(value) and not isinstance(value, keras.KerasTensor):
-        return keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype))
+        return _tensor(value.shape, keras.backend.standardize_dtype(value.dtype))
     return value

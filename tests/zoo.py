@@ -131,7 +131,8 @@ def residual():
 
 
 def nested():
-    inner = keras.Sequential([keras.Input((8,)), K.Dense(5, activation="relu", name="a"), K.ReLU(name="r")], name="inner")
+    layers = [K.Dense(5, activation="relu", name="a"), K.ReLU(name="r")]
+    inner = keras.Sequential([keras.Input((8,)), *layers], name="inner")
     middle = keras.Sequential([keras.Input((6,)), K.Dense(8, activation="relu", name="a"), inner], name="middle")
     x = keras.Input((6,))
     return keras.Model(x, K.Dense(4, activation="relu", name="out")(middle(x)))
@@ -312,7 +313,8 @@ ZOO = {
         kill={"twice@1": ("twice", 2), "twice@2": ("twice", 2), "left/act@2": ("right/r", 6)},
     ),
     "over time": Case(
-        over_time, {"loop/a": 1, "again/r": 1, "b": 1}, kill={"loop/a": ("loop/a", 1), "again/r": ("loop/a", 1), "b": ("b", 2)},
+        over_time, {"loop/a": 1, "again/r": 1, "b": 1},
+        kill={"loop/a": ("loop/a", 1), "again/r": ("loop/a", 1), "b": ("b", 2)},
         loops={"loop/a": 4, "again/r": 4},
     ),
     "many inputs and outputs": Case(

@@ -7,7 +7,7 @@ import collections
 import keras
 import numpy as np
 import pytest
-from zoo import N, STEPS, ZOO
+from zoo import STEPS, ZOO, N
 
 import keras_relu_suite as krs
 from keras_relu_suite.describe import describe
@@ -87,3 +87,30 @@ def _ops(graph):
 def test_of_twenty_shapes_seventeen_are_watched_whole():
     assert len(ZOO) == 20
     assert sum(not case.unwatched for case in ZOO.values()) >= 17
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("application", "watched", "plant"),
+    [
+        ("MobileNetV2", 35, {"Conv1_relu": "bn_Conv1", "block_6_depthwise_relu": "block_6_depthwise_BN"}),
+        ("ResNet50", 49, {"conv1_relu": "conv1_bn", "conv3_block2_1_relu": "conv3_block2_1_bn"}),
+    ],
+)
+def test_applications_of_keras_are_watched_whole(application, watched, plant):
+    model = getattr(keras.applications, application)(weights=None, input_shape=(32, 32, 3), classes=4)
+    for norm in plant.values():
+        beta = np.array(keras.ops.convert_to_numpy(model.get_layer(norm).beta))
+        beta[5] = -1000
+        model.get_layer(norm).beta.assign(beta)
+    random = np.random.default_rng(1)
+    x, y = random.standard_normal((16, 32, 32, 3)).astype("float32"), random.integers(0, 4, 16)
+    model.compile(keras.optimizers.SGD(1e-6), "sparse_categorical_crossentropy", jit_compile=False)
+    monitor = krs.callbacks.DeadNeuronMonitor(verbose=0, on_dead=None)
+    model.fit(x, y, batch_size=8, epochs=1, verbose=0, callbacks=[monitor])
+    assert monitor.coverage().unread == () and not monitor.lost
+    for window in (monitor.history[0], krs.diagnose(model, x).window):
+        assert len(window.sites) == watched
+        assert {(site.seen, site.samples) for site in window.sites} == {(True, 16)}
+        dead = {site.name: set(site.dead) for site in window.sites}
+        assert all(5 in dead[name] for name in plant)
