@@ -109,6 +109,10 @@ def describe(model: keras.Model) -> Description:
     return Description(sites, tuple(item for item in found.values() if isinstance(item, Unread)))
 
 
+_RECURRENT = (
+    keras.layers.RNN, keras.layers.SimpleRNNCell, keras.layers.GRUCell, keras.layers.LSTMCell,
+    keras.layers.StackedRNNCells,
+)  # fmt: skip
 _ACROSS_UNITS = {"softmax", "log_softmax", "sparsemax", "glu"}
 # The calls of a layer that are made in a row; None where not known with what.
 Given = Sequence[Applied | None]
@@ -133,7 +137,7 @@ def _walk(
         item = _read(child, name, handed, often)
         if item is not None:
             yield id(child), item
-        if id(child) not in above and not _recurrent(child):
+        if id(child) not in above and not isinstance(child, _RECURRENT):
             yield from _walk(child, name + "/", often, handed or [None], (*above, id(child)))
     if reading is not None:
         reason = _what_is_missed(layer, reading, {id(child) for child, _ in children})
@@ -210,14 +214,9 @@ def _applies(layer: Any) -> bool:
     return any(True for _ in _walk(layer, "", 1, [None], (id(layer),)))
 
 
-def _recurrent(layer: Any) -> bool:
-    """Whether it is a recurrent layer or a cell of one: keras itself tells them by their states."""
-    return isinstance(layer, keras.layers.RNN) or hasattr(layer, "state_size")
-
-
 def _read(layer: Any, name: str, given: Given, times: int = 1) -> Site | Unread | None:
     """The site that `layer` itself is, not its children; None if it applies no activation."""
-    if _recurrent(layer):
+    if isinstance(layer, _RECURRENT):
         return Unread(name, f"{type(layer).__name__} applies its activations inside a recurrent cell")
     shapes = [None if one is None else one.output_shape for one in given]
     about: dict[str, Any] = {"calls": times * len(given), "shapes": times * tuple(shapes)}
@@ -238,7 +237,7 @@ def _read(layer: Any, name: str, given: Given, times: int = 1) -> Site | Unread 
     if function is not None:
         return Site(name, function, _channel_axis(layer), "layer", layer, **about)
     activation = getattr(layer, "activation", None)
-    if activation is None or isinstance(layer, keras.layers.Softmax):
+    if not callable(activation) or isinstance(layer, keras.layers.Softmax):
         return None
     how = "layer" if isinstance(layer, keras.layers.Activation) else "fused"
     if isinstance(activation, keras.layers.Layer):

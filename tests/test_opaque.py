@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras.src.backend.common import global_state
 
+import keras_relu_suite as krs
 from keras_relu_suite.describe import describe
 
 K = keras.layers
@@ -84,6 +85,36 @@ def test_reading_changes_nothing(outside):
     assert state(model) == before
     assert dict(memory("object_name_uids")) == names and memory("current_call_ctx") is None
     assert kept == (module.Node, keras.layers.Layer.__call__)
+
+
+def test_reading_counts_nothing_where_a_monitor_is_attached():
+    model = built()
+    with krs.watch(model, layers="dense") as watch:
+        assert reasons(model) == {} and "unused" in {u.name for u in watch.coverage().unread}
+        model(np.zeros((5, 3), "float32"), training=True)
+        assert [(site.name, site.samples) for site in watch.take().sites] == [("dense", 5)]
+
+
+def test_numbers_and_names_that_a_model_keeps_are_no_activations():
+    model = Own(name="own")
+    model.state_size, model.activation = 4, "relu"  # as a user's settings
+    model(np.zeros((2, 3), "float32"))
+    assert reasons(model) == {} and [s.name for s in describe(model).sites] == ["dense", "act", "unused"]
+
+
+def test_a_function_that_the_model_itself_keeps_as_its_activation_is_not_missed():
+    class Root(keras.Model):
+        def __init__(self):
+            super().__init__(name="root")
+            self.dense, self.activation = K.Dense(3, name="dense"), keras.activations.get("relu")
+
+        def call(self, x):
+            return self.activation(self.dense(x))
+
+    model = Root()
+    model(np.zeros((2, 3), "float32"))
+    found = describe(model)
+    assert [(s.name, s.how) for s in found.sites] == [("root", "fused")] and found.unread == ()
 
 
 FUNCTIONS = {
