@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_relu_suite import layers, semantics
+from keras_relu_suite import layers, opaque, recognize, structure
 from keras_relu_suite.errors import ModelError
 from keras_relu_suite.semantics import Semantics
-from keras_relu_suite.smooth import SMOOTH
+from keras_relu_suite.structure import Applied
+
+Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Site:
         channel_axis: The axis of units in the output, negative or counted with the batch as 0.
         how: `"fused"` (an `activation=` argument), `"layer"` (a layer of its own) or `"op"` (a `keras.ops` call).
         layer: The layer or operation itself.
-        calls: How many times the model calls it (a shared layer: more than once).
+        calls: How many times the model calls it (a shared layer: more than once), as far as that can be read.
+        shapes: Of the output of each call, batch included; None where keras does not tell.
     """
 
     name: str
@@ -36,14 +37,15 @@ class Site:
     how: str
     layer: Any = field(repr=False, compare=False)
     calls: int = 1
+    shapes: tuple[Shape | None, ...] = field(default=(), repr=False, compare=False)
 
     @property
-    def output_shape(self) -> tuple[int | None, ...] | None:
+    def output_shape(self) -> Shape | None:
         """Of the layer's first call, batch included; None where keras does not tell."""
         try:
             return tuple(self.layer.output.shape)
         except (AttributeError, ValueError):
-            return None
+            return next((shape for shape in self.shapes if shape is not None), None)
 
     @property
     def units(self) -> int | None:
@@ -79,8 +81,9 @@ def describe(model: keras.Model) -> Description:
 
     Reads ReLU (with max_value, negative_slope, threshold), LeakyReLU, PReLU (keras' and ours), TwoSidedPReLU, ELU,
     `Activation`, fused `activation=` arguments and `keras.ops` activations, in Sequential, functional, nested and
-    subclassed models. Softmax and its kin act across units and are no sites. Sublayers of a subclassed model come in
-    the order in which they were assigned.
+    subclassed models. A call() of a user's own is run once on symbolic tensors to see what it calls; functions in it
+    that may be activations are named as unread, and so is a call() that cannot be run so. Softmax and its kin act
+    across units and are no sites.
 
     Raises:
         ModelError: `model` is not a Keras model, or is not built.
@@ -92,85 +95,154 @@ def describe(model: keras.Model) -> Description:
             f"Model {model.name!r} is not built, so the shapes of its weights are not known. Call it once on a batch, "
             "give it a keras.Input, or call model.build(input_shape) first."
         )
-    found = list(_walk(model, "", 1, set()))
-    sites = tuple(item for item in found if isinstance(item, Site))
-    return Description(sites, tuple(item for item in found if isinstance(item, Unread)))
+    found: dict[Any, Site | Unread] = {}
+    own = _read(model, model.name, [None])
+    if own is not None:
+        found[id(model)] = own
+    for key, item in _walk(model, "", 1, [None], (id(model),)):
+        before = found.setdefault(key, item)
+        if isinstance(before, Site) and isinstance(item, Site) and before is not item:
+            calls, shapes = before.calls + item.calls, before.shapes + item.shapes
+            found[key] = replace(before, calls=calls, shapes=shapes)
+    # A layer that no call() was seen to call is a site all the same: what calls it may be a train_step.
+    sites = tuple(replace(s, calls=max(s.calls, 1)) for s in found.values() if isinstance(s, Site))
+    return Description(sites, tuple(item for item in found.values() if isinstance(item, Unread)))
 
 
+_RECURRENT = (
+    keras.layers.RNN, keras.layers.SimpleRNNCell, keras.layers.GRUCell, keras.layers.LSTMCell,
+    keras.layers.StackedRNNCells,
+)  # fmt: skip
 _ACROSS_UNITS = {"softmax", "log_softmax", "sparsemax", "glu"}
+# The calls of a layer that are made in a row; None where not known with what.
+Given = Sequence[Applied | None]
 
 
-def _walk(layer: Any, prefix: str, calls: int, seen: set[int]) -> Iterator[Site | Unread]:
-    """The sites below `layer`, whose children are named with `prefix`."""
-    for child, n in _children(layer):
-        if id(child) in seen:
-            continue
-        seen.add(id(child))
-        name = prefix + child.name
-        found = _read(child, name, calls * n)
-        if found is not None:
-            yield found
-        if not isinstance(child, keras.layers.RNN):
-            yield from _walk(child, name + "/", calls * n, seen)
-    if _opaque_call(layer):
-        yield Unread(
-            prefix.rstrip("/") or layer.name,
-            f"the call() of {type(layer).__name__} may apply activations as functions, which cannot be seen from "
-            "outside; use layers for them",
-        )
+def _walk(
+    layer: Any, prefix: str, times: int, given: Given, above: tuple[int, ...]
+) -> Iterator[tuple[Any, Site | Unread]]:
+    """What stands below `layer`, with a key that is the same wherever it is met again.
+
+    Args:
+        layer: A layer or model.
+        prefix: What the names below begin with.
+        times: How often the calls in `given` are made.
+        given: The calls of `layer`.
+        above: The layers that `layer` stands in.
+    """
+    reading = _reading(layer, given) if opaque.is_opaque(layer) else None
+    children = list(_children(layer, given, reading))
+    for child, handed in children:
+        name, often = prefix + child.name, times if handed else 0
+        item = _read(child, name, handed, often)
+        if item is not None:
+            yield id(child), item
+        if id(child) not in above and not isinstance(child, _RECURRENT):
+            yield from _walk(child, name + "/", often, handed or [None], (*above, id(child)))
+    if reading is not None:
+        reason = _what_is_missed(layer, reading, {id(child) for child, _ in children})
+        if reason:
+            yield (id(layer), reason), Unread(prefix.rstrip("/") or layer.name, reason)
 
 
-def _children(layer: Any) -> Iterator[tuple[Any, int]]:
-    """Sublayers and operations in order of execution, with the number of times that `layer` calls each."""
+def _reading(layer: Any, given: Given) -> opaque.Reading:
+    """What the calls `given` apply; where they are not known, what those apply that keras remembers."""
+    exact = [one for one in given if one is not None]
+    if len(exact) == len(given):
+        return opaque.read(layer, exact)
+    reading = opaque.read(layer, structure.known_calls(layer))
+    return replace(reading, rows=(max(reading.rows, key=len, default=()),) * len(given))
+
+
+def _children(layer: Any, given: Given, reading: opaque.Reading | None) -> Iterator[tuple[Any, Given]]:
+    """Sublayers and operations in order of execution, each with its calls while `layer` is called as in `given`."""
     if not isinstance(layer, keras.layers.Layer):
         return
+    graph = getattr(layer, "operations", None)
     if isinstance(layer, keras.Sequential):
-        for child in layer.layers:
-            yield child, 1
+        graph = layer.layers
+    # keras has no public way to list the sublayers of a layer that is not a Model.
+    children = [c for c in (layer._layers if graph is None else graph) if not isinstance(c, keras.layers.InputLayer)]
+    if reading is not None and reading.calls:
+        order: dict[int, int] = {}
+        for applied in reading.calls:
+            order.setdefault(id(applied.operation), len(order))
+        for child in sorted(children, key=lambda child: order.get(id(child), len(order))):
+            yield child, [applied for applied in reading.calls if applied.operation is child]
         return
-    operations = getattr(layer, "operations", None)
-    if operations is None:
-        # keras has no public way to list the sublayers of a layer that is not a Model.
-        for child in layer._layers:
-            yield child, 1
+    if isinstance(layer, keras.layers.TimeDistributed):
+        yield layer.layer, [None if one is None else structure.at_one_time(one) for one in given]
         return
-    own = {id(node) for nodes in layer._nodes_by_depth.values() for node in nodes}
-    for child in operations:
-        if not isinstance(child, keras.layers.InputLayer):
-            yield child, sum(id(node) in own for node in child._inbound_nodes) or 1
+    for child in children:
+        calls: list[Applied | None] = list(structure.nodes(layer, child)) if graph is not None else []
+        yield child, (calls or [None]) * len(given)
 
 
-def _opaque_call(layer: Any) -> bool:
-    """Whether a user wrote this layer's call()."""
-    if not isinstance(layer, keras.layers.Layer):
-        return False
-    owner = next(c for c in type(layer).__mro__ if "call" in vars(c))
-    return owner.__module__.partition(".")[0] not in ("keras", "keras_relu_suite")
+def _what_is_missed(layer: Any, reading: opaque.Reading, children: set[int]) -> str:
+    """Of a call() of a user's own; empty if nothing is."""
+    call = f"the call() of {type(layer).__name__}"
+    below = children | {id(inner) for inner in layer._flatten_layers()}
+    strangers = {
+        id(applied.operation): applied.operation
+        for applied in reading.calls
+        if id(applied.operation) not in below and _applies(applied.operation)
+    }
+    parts = []
+    if reading.functions:
+        names = sorted({recognize.label(operation) for operation in reading.functions})
+        parts.append(
+            f"{call} applies {', '.join(names)} as {'functions' if len(names) > 1 else 'a function'}: it runs, but "
+            "cannot be seen from outside; use a layer for it"
+        )
+    if strangers:
+        names = sorted({f"{inner.name!r}" for inner in strangers.values()})
+        parts.append(
+            f"{call} calls {', '.join(names)}, which keras does not know as {'parts' if len(names) > 1 else 'a part'} "
+            "of it; make it an attribute in __init__"
+        )
+    if not reading.whole:
+        parts.append(
+            f"{call} may apply activations as functions, which cannot be seen from outside; use layers for them"
+        )
+    return "; ".join(parts)
 
 
-def _read(layer: Any, name: str, calls: int) -> Site | Unread | None:
+def _applies(layer: Any) -> bool:
+    """Whether an activation is anywhere in it, or may be."""
+    if _read(layer, layer.name, [None]) is not None:
+        return True
+    return any(True for _ in _walk(layer, "", 1, [None], (id(layer),)))
+
+
+def _read(layer: Any, name: str, given: Given, times: int = 1) -> Site | Unread | None:
     """The site that `layer` itself is, not its children; None if it applies no activation."""
-    if isinstance(layer, keras.layers.RNN):
+    if isinstance(layer, _RECURRENT):
         return Unread(name, f"{type(layer).__name__} applies its activations inside a recurrent cell")
+    shapes = [None if one is None else one.output_shape for one in given]
+    about: dict[str, Any] = {"calls": times * len(given), "shapes": times * tuple(shapes)}
     if not isinstance(layer, keras.layers.Layer):
-        function = _of_operation(layer)
-        return None if function is None else Site(name, function, _channel_axis(layer), "op", layer, calls)
+        function = recognize.of_operation(layer)
+        if function is not None:
+            return Site(name, function, _channel_axis(layer), "op", layer, **about)
+        if opaque.is_harmless(layer):
+            return None
+        return Unread(name, f"{recognize.label(layer)} may be part of an activation; use a layer for it")
     if isinstance(layer, layers.ConcatenatedReLU):
         return Unread(
             name,
             "ConcatenatedReLU applies ReLU to x and to -x, two units for each of its inputs and one of them always on, "
             "so it is not one scalar function of its input",
         )
-    function = _of_layer(layer)
+    function = recognize.of_layer(layer)
     if function is not None:
-        return Site(name, function, _channel_axis(layer), "layer", layer, calls)
+        return Site(name, function, _channel_axis(layer), "layer", layer, **about)
     activation = getattr(layer, "activation", None)
-    if activation is None or isinstance(layer, keras.layers.Softmax):
+    if not callable(activation) or isinstance(layer, keras.layers.Softmax):
         return None
     how = "layer" if isinstance(layer, keras.layers.Activation) else "fused"
     if isinstance(activation, keras.layers.Layer):
         return None  # its own entry among the children
-    function = _of_function(activation)
+    function = recognize.of_function(activation)
     if function is None:
         label = getattr(activation, "__name__", type(activation).__name__)
         if label in _ACROSS_UNITS:
@@ -178,78 +250,7 @@ def _read(layer: Any, name: str, calls: int) -> Site | Unread | None:
         return Unread(name, f"activation {label!r} is not one that this version knows")
     if function.kind == "linear":
         return None
-    return Site(name, function, _channel_axis(layer), how, layer, calls)
-
-
-def _of_layer(layer: Any) -> Semantics | None:
-    if isinstance(layer, layers.PReLU):
-        return semantics.prelu(keras.ops.convert_to_numpy(layer.alpha))
-    if isinstance(layer, layers.TwoSidedPReLU):
-        slopes = (layer.negative, layer.positive)
-        return semantics.two_sided_prelu(*(keras.ops.convert_to_numpy(slope) for slope in slopes))
-    if isinstance(layer, keras.layers.PReLU):
-        return semantics.prelu(keras.ops.convert_to_numpy(layer.alpha), knot_slope=0.0)
-    if isinstance(layer, keras.layers.ReLU):
-        return semantics.relu(layer.max_value, layer.negative_slope, layer.threshold)
-    if isinstance(layer, keras.layers.LeakyReLU):
-        return semantics.leaky_relu(layer.negative_slope)
-    if isinstance(layer, keras.layers.ELU):
-        return semantics.smooth("elu", alpha=float(layer.alpha))
-    return None
-
-
-def _of_function(function: Any) -> Semantics | None:
-    """A keras activation function, plain or as a `functools.partial` with keyword arguments."""
-    arguments: dict[str, Any] = {}
-    if isinstance(function, functools.partial) and not function.args:
-        arguments, function = dict(function.keywords), function.func
-    if not str(getattr(function, "__module__", "")).startswith("keras.src.activations"):
-        return None
-    try:
-        return _named(function.__name__, **arguments)
-    except TypeError:
-        return None
-
-
-def _of_operation(operation: Any) -> Semantics | None:
-    """A `keras.ops` activation that was called on a symbolic tensor."""
-    if not type(operation).__module__.startswith("keras.src."):
-        return None
-    arguments = {
-        key: getattr(operation, key)
-        for key in ("negative_slope", "max_value", "threshold", "alpha", "approximate")
-        if hasattr(operation, key)
-    }
-    # keras names its operations by class (`LeakyRelu`, `HardSilu`) and its functions by snake case.
-    label = type(operation).__name__
-    name = "relu" if label == "ReLU" else re.sub(r"(?<=[a-z])(?=[A-Z])", "_", label).lower()
-    try:
-        return _named(name, **arguments)
-    except TypeError:
-        return None
-
-
-def _named(name: str, **parameters: Any) -> Semantics | None:
-    """The Semantics of a keras activation by its lower-case name with its default arguments; None if unknown."""
-    if name == "relu":
-        return semantics.relu(**parameters)
-    if name == "leaky_relu":
-        return semantics.leaky_relu(**parameters)
-    if name == "relu6":
-        return semantics.relu(max_value=6)
-    if name == "linear":
-        return semantics.linear()
-    if name == "hard_sigmoid":
-        return semantics.clip("hard_sigmoid", 0, 1, 1 / 6, 0.5)
-    if name == "hard_tanh":
-        return semantics.clip("hard_tanh", -1, 1)
-    if name in ("swish", "hard_swish"):
-        name = {"swish": "silu", "hard_swish": "hard_silu"}[name]
-    if name == "elu":
-        return semantics.smooth("elu", alpha=float(parameters.get("alpha", 1.0)))
-    if name == "gelu":
-        return semantics.smooth("gelu", approximate=bool(parameters.get("approximate", False)))
-    return semantics.smooth(name) if name in SMOOTH else None
+    return Site(name, function, _channel_axis(layer), how, layer, **about)
 
 
 def _channel_axis(layer: Any) -> int:

@@ -15,7 +15,7 @@ import keras_relu_suite as krs
 PACKAGE = Path(krs.__file__).parent
 ORDER = [
     ("errors",), ("report",), ("smooth",), ("semantics",), ("_fused",), ("ops",), ("layers", "initializers"),
-    ("structure",), ("describe", "optimizers"),
+    ("structure", "recognize"), ("opaque",), ("describe", "optimizers"),
     ("tflite",), ("monitor",), ("callbacks", "export", "devices", "swap"), ("verify",), ("analysis",), ("demo",),
     ("cli",), ("__main__",),
 ]  # fmt: skip

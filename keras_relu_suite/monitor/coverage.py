@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_relu_suite.describe import Description, Site, Unread, before, describe
+from keras_relu_suite.describe import Description, Shape, Site, Unread, before, describe
 from keras_relu_suite.errors import ModelError, UsageError
 from keras_relu_suite.monitor.stats import Units
 from keras_relu_suite.structure import looped
@@ -77,20 +77,22 @@ def cover(model: keras.Model, only: Sequence[str] | str | None = None, granulari
             unread.append(Unread(site.name, f"not among layers={only!r}"))
             continue
         loop = loops.get(id(site.layer))
-        size = _size(site, granularity)
+        times = site.calls if loop is None else 1
+        shapes = site.shapes if len(site.shapes) == times else [site.output_shape] * times
+        sizes = [_size(site, shape, granularity) for shape in shapes]
         if loop is not None and _timesteps(loop) is None:
             reason = f"{loop.name} loops over an unknown number of timesteps; give its Input a fixed one"
             unread.append(Unread(site.name, reason))
         elif loop is not None and (granularity == "position" or site.channel_axis >= 0):
             unread.append(Unread(site.name, f"{loop.name} loops over time: only its last axis can be watched"))
-        elif size is None:
+        elif None in sizes:
             unread.append(Unread(site.name, "the number of its units is not known before it runs"))
         else:
             units = Units(site.channel_axis, granularity == "position")
-            times = site.calls if loop is None else 1
-            names = [site.name] if times == 1 else [f"{site.name}@{n + 1}" for n in range(times)]
-            kernel = None if granularity == "position" else _kernel(site, size)
-            calls += [Call(name, len(sites), units, size, kernel, loop is not None) for name in names]
+            for n, size in enumerate(size for size in sizes if size is not None):
+                name = site.name if times == 1 else f"{site.name}@{n + 1}"
+                kernel = None if granularity == "position" else _kernel(site, size, times == 1)
+                calls.append(Call(name, len(sites), units, size, kernel, loop is not None))
             sites.append(site)
     if patterns is not None and not sites:
         raise UsageError(
@@ -110,13 +112,17 @@ def _check(model: keras.Model, found: Description) -> None:
         )
 
 
-def _size(site: Site, granularity: str) -> int | None:
-    if granularity == "channel":
-        return site.units
-    shape = site.output_shape
-    if shape is None or None in shape[1:]:
-        return None
-    return math.prod(size for size in shape[1:] if size is not None)
+def _size(site: Site, shape: Shape | None, granularity: str) -> int | None:
+    if shape is None:
+        return site.units if granularity == "channel" else None
+    return units_of(shape, Units(site.channel_axis, granularity == "position"))
+
+
+def units_of(shape: Shape, units: Units) -> int | None:
+    """How many units an output of this shape has; None if that is not known before it runs."""
+    if not units.by_position:
+        return shape[units.channel_axis]
+    return None if None in shape[1:] else math.prod(size for size in shape[1:] if size is not None)
 
 
 def _timesteps(loop: keras.layers.TimeDistributed) -> int | None:
@@ -127,8 +133,9 @@ def _timesteps(loop: keras.layers.TimeDistributed) -> int | None:
     return None if len(shape) < 2 else shape[1]
 
 
-def _kernel(site: Site, size: int) -> tuple[keras.Variable, int] | None:
-    """The weights of the layer that makes the units: the site's own, or those of the nearest layer before it."""
+def _kernel(site: Site, size: int, once: bool) -> tuple[keras.Variable, int] | None:
+    """The weights of the layer that makes the units: the site's own, or those of the nearest layer before it (which is
+    another one at each call of a shared activation)."""
     layer: Any = site.layer
     while layer is not None:
         kernel = getattr(layer, "pointwise_kernel", None)
@@ -137,7 +144,7 @@ def _kernel(site: Site, size: int) -> tuple[keras.Variable, int] | None:
             swapped = "Transpose" in type(layer).__name__ or "Depthwise" in type(layer).__name__
             axis = len(kernel.shape) - (2 if swapped else 1)
             return (kernel, axis) if kernel.shape[axis] == size and kernel.trainable else None
-        layer = before(layer)
+        layer = before(layer) if once else None
     return None
 
 

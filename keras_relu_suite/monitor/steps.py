@@ -17,7 +17,7 @@ from keras_relu_suite import structure
 from keras_relu_suite.errors import one_line
 from keras_relu_suite.monitor import probe
 from keras_relu_suite.monitor.counter import Seen, Tally, count, together, variable
-from keras_relu_suite.monitor.coverage import Coverage
+from keras_relu_suite.monitor.coverage import Coverage, units_of
 from keras_relu_suite.ops import Tensor
 
 STEP, SAMPLES, POISONED = range(3)
@@ -29,7 +29,7 @@ class _Now(threading.local):
 
     def __init__(self) -> None:
         self.active = self.inside = False
-        self.called: dict[int, int] = {}
+        self.called: set[int] = set()
         self.seen: list[Seen] = []
         self.given: list[Any] | None = None
         self.level: Any = None
@@ -98,9 +98,9 @@ class Steps:
     def _site(self, i: int, x: Tensor, activation: Any) -> Tensor:
         y = activation(x)
         if self._now.active:
-            mine = self._of_site[i]
-            call = mine[min(self._now.called.get(i, 0), len(mine) - 1)]
-            self._now.called[i] = self._now.called.get(i, 0) + 1
+            call = self._call(i, y)
+            if call is None:
+                return y
             if self._now.level != _trace():
                 reason = "it runs inside a loop or a transformation of its own (scan, vmap, remat, tf.function)"
                 self.failed[self.coverage.calls[call].name] = reason
@@ -110,6 +110,19 @@ class Steps:
             keep = self.step != "train_step"
             self._now.seen.append(Seen.of(call, self.coverage.sites[i], x, y, keep))
         return y
+
+    def _call(self, i: int, y: Tensor) -> int | None:
+        """Which call of site i this is: the next that has as many units."""
+        mine = self._of_site[i]
+        size = units_of(tuple(y.shape), self.coverage.calls[mine[0]].units)
+        fitting = [call for call in mine if size is None or size == self.coverage.calls[call].size]
+        if not fitting:
+            name = self.coverage.sites[i].name
+            self.failed[name] = f"it was called on {size} units, which could not be known before it runs"
+            return None
+        call = next((call for call in fitting if call not in self._now.called), fitting[-1])
+        self._now.called.add(call)
+        return call
 
     def _count(self) -> None:
         """What the calls have shown since the last time."""
@@ -212,7 +225,7 @@ class Steps:
         # Past the largest number there is, n stays what it is: the bound is then wider than it need be.
         batch = ops.minimum(ops.cast(batch, "int32"), self.most - control[SAMPLES])
         self.control.assign(control + ops.stack([ops.ones_like(batch), batch, ops.zeros_like(batch)]))
-        self._now.called, self._now.seen, self._now.given, self._now.active = {}, [], None, True
+        self._now.called, self._now.seen, self._now.given, self._now.active = set(), [], None, True
 
     def _end(self, logs: Any) -> None:
         """From a loss that is not finite on, every step is looked at in full: some unit will show NaN."""
