@@ -92,10 +92,10 @@ def test_of_twenty_shapes_seventeen_are_watched_whole():
 @pytest.mark.backend
 def test_calls_of_a_shared_activation_are_told_apart_by_their_width_whatever_order_they_run_in():
     x, act = keras.Input((6,)), keras.layers.ReLU(name="act")
-    late = act(keras.layers.Dense(7, name="late")(x))  # made first, and run last: it is less deep
+    late = act(keras.layers.Dense(7, name="late")(x))  # made first, and run last
     deep = act(keras.layers.Dense(5, name="deep")(x))
     deep = keras.layers.Dense(7)(keras.layers.Dense(7)(deep))
-    model = keras.Model(x, keras.layers.Add()([late, deep]))
+    model = keras.Model(x, keras.layers.Add()([deep, late]))
     for name, unit in (("late", 6), ("deep", 1)):
         bias = np.ones(model.get_layer(name).units)
         bias[unit] = -1000
