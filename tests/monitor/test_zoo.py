@@ -89,6 +89,25 @@ def test_of_twenty_shapes_seventeen_are_watched_whole():
     assert sum(not case.unwatched for case in ZOO.values()) >= 17
 
 
+@pytest.mark.backend
+def test_calls_of_a_shared_activation_are_told_apart_by_their_width_whatever_order_they_run_in():
+    x, act = keras.Input((6,)), keras.layers.ReLU(name="act")
+    late = act(keras.layers.Dense(7, name="late")(x))  # made first, and run last
+    deep = act(keras.layers.Dense(5, name="deep")(x))
+    deep = keras.layers.Dense(7)(keras.layers.Dense(7)(deep))
+    model = keras.Model(x, keras.layers.Add()([deep, late]))
+    for name, unit in (("late", 6), ("deep", 1)):
+        bias = np.ones(model.get_layer(name).units)
+        bias[unit] = -1000
+        model.get_layer(name).bias.assign(bias)
+    model.compile(keras.optimizers.SGD(1e-7), "mse", jit_compile=BACKEND == "jax")
+    monitor = krs.callbacks.DeadNeuronMonitor(verbose=0, on_dead=None)
+    data = np.random.default_rng(2).random((N, 6)) / 10, np.zeros((N, 7))
+    model.fit(*data, batch_size=N // STEPS, epochs=1, verbose=0, callbacks=[monitor])
+    found = {site.name: (site.units, set(site.dead), site.samples) for site in monitor.history[0].sites}
+    assert found == {"act@1": (7, {6}, N), "act@2": (5, {1}, N)} and not monitor.coverage().unread
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("application", "watched", "plant"),
