@@ -64,6 +64,7 @@ class Steps:
         self._of_site: dict[int, list[int]] = {}
         for i, call in enumerate(coverage.calls):
             self._of_site.setdefault(call.site, []).append(i)
+        self._calls: set[int] = set()
         self._now = _Now()
 
     @property
@@ -140,6 +141,13 @@ class Steps:
             for s in seen:
                 self.failed[self.coverage.calls[s.at].name] = f"it could not be counted: {one_line(error)}"
 
+    def _compare_calls(self) -> None:
+        """A call that is made in some steps alone (by Python, run eagerly) sees fewer samples than the window has."""
+        called, self._calls = self._now.called, self._calls or set(self._now.called)
+        for call in self._calls ^ called:
+            self.failed[self.coverage.calls[call].name] = "it is called in some steps only, so its samples are not known"
+        self._calls |= called
+
     def _eager_step(self, i: int, data: Any, step: Any) -> Any:
         self._now.inside = True
         try:
@@ -147,6 +155,7 @@ class Steps:
             self._now.level = _trace()
             result = step(data)
             self._count()
+            self._compare_calls()
             self._end(result)
         finally:
             self._now.inside = self._now.active = False
@@ -157,6 +166,7 @@ class Steps:
         try:
             state = self._change(state, lambda: self._begin(_batch(_second(step, "data"))))
             result = step(state)
+            self._compare_calls()
             if self.step == "train_step":
                 logs, state = result
                 return logs, self._change(state, lambda: self._end(logs))
@@ -184,6 +194,7 @@ class Steps:
             try:
                 outputs = call(inputs)
                 self._count()
+                self._compare_calls()
                 return outputs
             finally:
                 self._now.active = False

@@ -63,7 +63,7 @@ class Watch:
             )
             self._steps = Steps(model, self.covered, self._tally, every, step, loops, replicated)
         self._past = [Past.none(call.size) for call in self.covered.calls]
-        self._fresh = step == "train_step" and not any(_updates(model))
+        self._fresh = step == "train_step" and _updates(model) == 0
         self._undo: Callable[[], None] | None = None
 
     def __enter__(self) -> Watch:
@@ -107,6 +107,8 @@ class Watch:
         gradients = self._gradients()
         records = []
         for i, (counter, (exact, sampled)) in enumerate(zip(self._tally.counters, self._tally.read(), strict=True)):
+            if counter.name in self._steps.failed:
+                exact = np.zeros_like(exact)  # nothing is known
             counts = Counts(
                 exact, sampled, samples, gradients.get(i), self._slopes(i),
                 half=str(getattr(counter.site.layer, "compute_dtype", "")) == "float16",
@@ -169,7 +171,7 @@ def _replicas(model: keras.Model) -> int:
     return int(strategy.num_replicas_in_sync)
 
 
-def _updates(model: keras.Model) -> list[int]:
-    """How often the weights were updated, as far as the optimizer knows."""
+def _updates(model: keras.Model) -> int | None:
+    """How often the weights were updated, as far as the model's optimizer knows; None if it has none."""
     optimizer = getattr(model, "optimizer", None)
-    return [] if optimizer is None else [int(keras.ops.convert_to_numpy(optimizer.iterations))]
+    return None if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))

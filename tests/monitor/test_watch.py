@@ -170,6 +170,41 @@ def test_two_watches_count_each_for_itself():
     check(window, model, samples=2 * N)
 
 
+def test_a_layer_that_some_steps_leave_out_is_not_judged():
+    """What is dead in the steps that call it says nothing of the samples of the others."""
+
+    class Skips(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.always = K.Dense(3, activation="relu", name="always", bias_initializer=keras.initializers.Constant(-100))
+            self.sometimes = K.Dense(3, activation="relu", name="sometimes")
+            self.leaves_out = False
+
+        def call(self, x):
+            y = self.always(x)
+            return y if self.leaves_out else self.sometimes(y)
+
+    model = Skips()
+    x = data()[0]
+    model(x[:1])
+    with krs.watch(model, every=1) as watch:
+        model(x, training=True)
+        model.leaves_out = True
+        model(x, training=True)
+        window = watch.take()
+    always, sometimes = window.sites
+    assert (always.samples, len(always.dead), sometimes.seen, sometimes.dead) == (2 * N, 3, False, {})
+    assert "in some steps only" in {u.name: u.reason for u in watch.coverage().unread}["sometimes"]
+
+
+def test_born_dead_is_not_said_where_nobody_counts_the_updates():
+    model = network()
+    with krs.watch(model, every=1) as watch:
+        model(data()[0], training=True)
+        (site, _) = watch.take().sites
+    assert set(site.dead) == {1} and not site.born_dead
+
+
 def test_what_cannot_be_watched():
     with pytest.raises(UsageError, match="at least 1. Received: every=0"):
         krs.watch(network(), every=0)
