@@ -7,7 +7,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_relu_suite import semantics
@@ -472,13 +472,6 @@ KINDS = (VALUES, st.sampled_from(LOW), st.sampled_from(HIGH), st.sampled_from([-
 COLUMNS = st.one_of(*(st.lists(values, min_size=6, max_size=6) for values in KINDS))
 
 
-<<<<<<< HEAD
-def odd_knots(function):
-    """Where TensorFlow's gradient is that of neither side; the monitor counts such a point with the left one."""
-    sides = zip(function.slopes, function.slopes[1:], strict=False)
-    pairs = zip(function.knots, function.knot_slopes, sides, strict=True)
-    return [knot for knot, at, (left, right) in pairs if at.size == 1 and not {*left.flat, *right.flat} & {*at.flat}]
-=======
 def lonely(function):
     """Knots whose gradient is 0 between two slopes that are not: a point and no flat piece, see above."""
     return [
@@ -488,7 +481,6 @@ def lonely(function):
         )
         if not at.any() and left.all() and right.all()
     ]
->>>>>>> truth
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.describe())
@@ -496,11 +488,7 @@ def lonely(function):
 @given(st.booleans(), st.lists(COLUMNS, min_size=2, max_size=2))
 def test_dead_is_slope_zero_everywhere_at_one_value(function, by_position, columns):
     x = np.array(columns).T.reshape(3, 2, 2)  # (samples, positions, channels)
-<<<<<<< HEAD
-    assume(not np.isin(x, odd_knots(function)).any())
-=======
     x = np.where(np.isin(x, lonely(function)), x - 1, x)
->>>>>>> truth
     slope = np.broadcast_to(function.slope(x), x.shape)
     value = function.apply(x)
     if by_position:
