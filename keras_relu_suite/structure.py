@@ -48,6 +48,22 @@ def looped(model: keras.Model) -> dict[int, keras.layers.TimeDistributed]:
     return {id(inner): loop for loop in loops for inner in loop._flatten_layers(include_self=False)}
 
 
+def train_functions(model: keras.Model, n: int) -> list[Callable[..., Any]]:
+    """n train functions of `model`, each compiled by itself. The last one stays the model's."""
+    own, step, found = vars(model).get("train_step"), model.train_step, []
+    try:
+        for _ in range(n):
+            # JAX knows what it has traced by the function, so each needs one of its own.
+            vars(model)["train_step"] = functools.partial(step)
+            model.make_train_function(force=True)
+            found.append(model.train_function)
+    finally:
+        del vars(model)["train_step"]
+        if own is not None:
+            vars(model)["train_step"] = own
+    return found
+
+
 def carry(model: keras.Model, variables: Sequence[keras.Variable]) -> Callable[[], None]:
     """Make JAX hand `variables` through the model's steps, without making them weights: they stand where the states of
     random generators stand, which keras neither saves nor lists among the weights. Returns the function that undoes it.

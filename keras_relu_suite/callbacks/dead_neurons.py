@@ -143,12 +143,13 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
 
     def _begin(self) -> Watch:
         model = self.model
-        steps = self.params.get("steps") or EVERY
-        # One step less than an epoch has: then every epoch has a sampled step, and not always the same one.
-        every = max(1, min(EVERY, steps - 1))
+        together = getattr(model, "steps_per_execution", 1) or 1
+        turns = -(-(self.params.get("steps") or EVERY) // together)
+        # One turn less than an epoch has: then every epoch has a sampled one, and not always the same.
+        every = max(1, min(EVERY, turns - 1))
         self._watch = Watch(model, self.layers, self.granularity, every, loops=False)
         self._watch.attach()
-        model.make_train_function(force=True)
+        self._watch.split()
         _when_fit_is_left(self._watch)
         unread = self._watch.coverage().unread
         if self.verbose and unread:

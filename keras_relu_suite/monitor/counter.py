@@ -49,16 +49,41 @@ class Counter:
 class Tally:
     """What the units of all calls did since the last reset, as `stats` counts it.
 
-    Two flat variables hold everything, since reading, writing and handing on a variable costs more than what stands in
-    it: whole numbers (for each call whether all its units have fired, then exact and sampled counts; float32 would
-    begin to round at 2^24) and sums of fractions.
+    Three flat variables hold everything, since reading, writing and handing on a variable costs more than what stands
+    in it: whole numbers (for each call whether all its units have fired, then exact and sampled counts; float32 would
+    begin to round at 2^24), sums of fractions, and the *mass* Σ y of plain ReLUs: as y ≥ 0 it is above 0 exactly if a
+    unit ever fired and NaN if y ever was, for one pass over y and without a condition.
     """
 
     def __init__(self, counters: Sequence[Counter], replicated: bool) -> None:
         self.counters = tuple(counters)
+        self.weighed: set[int] = set()
+        weighable = [i for i, c in enumerate(counters) if stats.plain_relu(c.site.semantics)]
+        ends = np.cumsum([counters[i].size for i in weighable], dtype=int)
+        self._mass_at = {i: slice(end - counters[i].size, end) for i, end in zip(weighable, ends.tolist(), strict=True)}
+        self.mass = variable((max(1, *ends[-1:].tolist(), 0),), "float32", replicated)
         numbers = sum(sum(c.rows) * c.size for c in counters)
         self.numbers = variable((len(counters) + numbers,), "int32", replicated)
         self.means = variable((sum(stats.MEANS * c.size for c in counters),), "float32", replicated)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        return [self.numbers, self.means, self.mass]
+
+    def weigh(self, seen: Sequence[Seen]) -> list[Seen]:
+        """Add to the mass of the calls that have one; the rest of `seen` is given back."""
+        mine = {s.at: s for s in seen if s.at in self._mass_at and s.x is None}
+        if mine:
+            parts = []
+            for at, counter in ((at, self.counters[at]) for at in self._mass_at):
+                if at in mine:
+                    total = ops.sum(counter.units.per_sample(mine[at].y), axis=0)
+                    parts.append(ops.cast(total, "float32"))
+                else:
+                    parts.append(ops.zeros((counter.size,), "float32"))
+            self.mass.assign(self.mass.value + ops.concatenate(parts))
+            self.weighed |= set(mine)
+        return [s for s in seen if s.at not in mine]
 
     def parts(self, numbers: Tensor, means: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """For each call exact counts, sampled counts and sums of fractions, each `(rows, units)`."""
@@ -76,15 +101,21 @@ class Tally:
 
     def read(self) -> list[tuple[NDArray[np.int32], NDArray[np.float64]]]:
         """For each call the exact and the sampled counts, summed over the replicas."""
-        held = (keras.ops.convert_to_numpy(v) for v in (self.numbers, self.means))
-        return [
-            (np.minimum(exact, 1), np.concatenate([means, counts], dtype=np.float64))
-            for exact, counts, means in self.parts(*held)
-        ]
+        numbers, means, mass = (keras.ops.convert_to_numpy(v) for v in self.variables)
+        found = []
+        for i, (exact, counts, sums) in enumerate(self.parts(numbers, means)):
+            exact = np.minimum(exact, 1)
+            if i in self.weighed:
+                mine = mass[self._mass_at[i]]
+                exact[stats.FIRED] |= mine > 0
+                exact[stats.NAN] |= np.isnan(mine)
+                exact[[stats.SEEN, stats.HEAD]] = 1  # a unit that never fired was on its flat piece
+            found.append((exact, np.concatenate([sums, counts], dtype=np.float64)))
+        return found
 
     def reset(self) -> None:
         """Begin anew."""
-        for held in (self.numbers, self.means):
+        for held in self.variables:
             held.assign(np.zeros(held.shape, held.dtype))
 
 
@@ -114,31 +145,36 @@ def together(seen: Sequence[Seen], loop: Sequence[bool]) -> list[Seen]:
     return found
 
 
-def count(tally: Tally, full: Tensor, seen: Sequence[Seen]) -> None:
+def count(tally: Tally, full: Tensor | bool, seen: Sequence[Seen]) -> None:
     """Count one batch at several calls: in full on a sampled step, else exactly, and not at all once every unit of
-    these calls has fired.
+    these calls has fired (plain ReLUs are weighed at every step, which costs less than to ask).
 
     One condition for all calls: as long as there is nothing to do it costs one operation, and x and y live until the
     backward pass anyway.
 
     Args:
         tally: Where the counts stand.
-        full: Whether this is a sampled step.
+        full: Whether this is a sampled step: a tensor, or a bool where the host decides.
         seen: The batch at each call that was made.
     """
+    rest = tally.weigh(seen)
+    if full is False and not rest:
+        return
     # JAX' branches give values; elsewhere they change the variables where they stand, which costs nothing when off.
     in_place = keras.backend.backend() != "jax"
     held = (tally.numbers, tally.means)
     before = [v.value for v in held]
-    batch = {s.at: s for s in seen}
+    unweighed = {s.at: s for s in rest}
 
     def branch(sample: bool) -> list[Tensor]:
+        batch = {s.at: s for s in seen} if sample else unweighed
         settled, numbers, means = [], [], []
         for i, (exact, counts, sums) in enumerate(tally.parts(*before)):
             if i in batch:
                 s, counter = batch[i], tally.counters[i]
                 arguments = (counter.site.semantics, s.x, s.y, counter.units, s.live)
-                exact = ops.maximum(exact, stats.exact(*arguments))
+                if i in unweighed:
+                    exact = ops.maximum(exact, stats.exact(*arguments))
                 if sample:
                     more = stats.sampled(*arguments)
                     sums, counts = sums + more[: stats.MEANS], counts + ops.cast(more[stats.MEANS :], "int32")
@@ -156,9 +192,16 @@ def count(tally: Tally, full: Tensor, seen: Sequence[Seen]) -> None:
     def off() -> list[Tensor]:
         return [ops.zeros((), "int32")] if in_place else before
 
-    open_calls = ops.any(ops.equal(ops.take(before[0], list(batch)), 0))
-    mode = ops.where(full, SAMPLE, ops.where(open_calls, EXACT, OFF))
-    after = ops.switch(mode, [off, lambda: branch(False), lambda: branch(True)])
+    def some_open() -> Tensor:
+        return ops.any(ops.equal(ops.take(before[0], list(unweighed)), 0)) if rest else False
+
+    if full is True:
+        after = branch(True)
+    elif full is False:
+        after = ops.cond(some_open(), lambda: branch(False), off)
+    else:
+        mode = ops.where(full, SAMPLE, ops.where(some_open(), EXACT, OFF))
+        after = ops.switch(mode, [off, lambda: branch(False), lambda: branch(True)])
     if not in_place:
         for variable, new in zip(held, after, strict=True):
             variable.assign(new)

@@ -18,6 +18,7 @@ from keras_relu_suite.monitor.stats import Units
 from keras_relu_suite.structure import looped
 
 GRANULARITIES = ("channel", "position")
+SMALL = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,10 @@ def broken(call: Call) -> NDArray[np.bool_] | None:
     if call.kernel is None:
         return None
     kernel, axis = call.kernel
-    if np.isfinite(keras.ops.convert_to_numpy(keras.ops.sum(kernel.value))):
+    # A small one is summed here sooner than a backend is asked; a large one stays on its device.
+    small = math.prod(kernel.shape) <= SMALL
+    total = np.sum(keras.ops.convert_to_numpy(kernel.value)) if small else keras.ops.sum(kernel.value)
+    if np.isfinite(keras.ops.convert_to_numpy(total)):
         return None
     nan = np.isnan(keras.ops.convert_to_numpy(keras.ops.cast(kernel, "float32")))
     return np.asarray(nan.any(axis=tuple(a for a in range(nan.ndim) if a != axis)))

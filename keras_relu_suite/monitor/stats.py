@@ -78,7 +78,7 @@ def exact(function: Semantics, x: Tensor | None, y: Tensor, units: Units, live: 
         units: What makes a unit.
         live: The slopes that are weights (PReLU), by piece, broadcastable against x.
     """
-    if by_output(function, y) and _plain_relu(function):
+    if by_output(function, y) and plain_relu(function):
         # Σ y > 0 where y > 0 anywhere, and NaN where x is: one pass over a tensor that exists anyway, which leaves
         # TensorFlow's fusion of convolution, bias and ReLU as it is.
         total = ops.sum(units.per_sample(y), axis=0)
@@ -106,7 +106,7 @@ def sampled(function: Semantics, x: Tensor | None, y: Tensor, units: Units, live
     total = units.per_sample(ops.abs(ops.cast(y, "float32")))
     mean = ops.sum(total, axis=0) / positions
     looked = ops.zeros_like(mean) + ops.cast(ops.shape(y)[0], "float32")
-    if by_output(function, y) and _plain_relu(function):
+    if by_output(function, y) and plain_relu(function):
         fired, off = _samples(total), _count(ops.less_equal(y, 0), units)
         nan = _samples(ops.cast(ops.isnan(total), "float32")) if x is None else _count(ops.isnan(x), units)
         return ops.stack([mean, ops.zeros_like(mean), looked, fired, nan, off, fired])
@@ -138,17 +138,18 @@ def _flats(function: Semantics) -> int:
     """How many of its first pieces `exact` looks at for a flat part; a ReLU unit that never fired was on the first."""
     if not function.piecewise_linear:
         return 0
-    return 1 if _plain_relu(function) else len(function.slopes)
+    return 1 if plain_relu(function) else len(function.slopes)
 
 
-def _plain_relu(function: Semantics) -> bool:
+def plain_relu(function: Semantics) -> bool:
+    """Whether it is max(x, 0)."""
     return function.kind == "relu" and function.knots == (0.0,) and not function.slopes[0].any()
 
 
 def by_output(function: Semantics, x: Tensor) -> bool:
     """Whether y tells the piece as well as x does; in float16 x tells what was rounded to 0."""
     half = backend.standardize_dtype(x.dtype) == "float16"
-    return (_plain_relu(function) or function.kind == "relu6") and not half
+    return (plain_relu(function) or function.kind == "relu6") and not half
 
 
 def _pieces(function: Semantics, x: Tensor, live: Live | None) -> tuple[list[Tensor], list[Tensor]]:

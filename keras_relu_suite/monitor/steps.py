@@ -64,12 +64,13 @@ class Steps:
         self._of_site: dict[int, list[int]] = {}
         for i, call in enumerate(coverage.calls):
             self._of_site.setdefault(call.site, []).append(i)
+        self.decided: bool | None = None
         self._calls: set[int] = set()
         self._now = _Now()
 
     @property
     def variables(self) -> list[keras.Variable]:
-        return [self.control, self.gradients, self.tally.numbers, self.tally.means]
+        return [self.control, self.gradients, *self.tally.variables]
 
     def attach(self) -> Callable[[], None]:
         """Begin to count; returns the function that ends it."""
@@ -145,7 +146,7 @@ class Steps:
         """A call that is made in some steps alone (by Python, run eagerly) sees fewer samples than the window has."""
         called, self._calls = self._now.called, self._calls or set(self._now.called)
         for call in self._calls ^ called:
-            self.failed[self.coverage.calls[call].name] = "it is called in some steps only, so its samples are not known"
+            self.failed[self.coverage.calls[call].name] = "only some steps call it, so its samples are not known"
         self._calls |= called
 
     def _eager_step(self, i: int, data: Any, step: Any) -> Any:
@@ -232,7 +233,10 @@ class Steps:
 
     def _begin(self, batch: Any) -> None:
         control = self.control.value
-        self._now.full = ops.logical_or(ops.equal(control[STEP] % self.every, 0), ops.greater(control[POISONED], 0))
+        self._now.full = self.decided
+        if self.decided is None:
+            in_turn, poisoned = ops.equal(control[STEP] % self.every, 0), ops.greater(control[POISONED], 0)
+            self._now.full = ops.logical_or(in_turn, poisoned)
         # Past the largest number there is, n stays what it is: the bound is then wider than it need be.
         batch = ops.minimum(ops.cast(batch, "int32"), self.most - control[SAMPLES])
         self.control.assign(control + ops.stack([ops.ones_like(batch), batch, ops.zeros_like(batch)]))
@@ -250,7 +254,8 @@ class Steps:
 
     def _add_gradients(self, gradients: list[Any]) -> None:
         weights = self.model.trainable_variables
-        if not self.kernels or self._now.full is None or len(weights) != len(gradients):
+        full = self._now.full
+        if not self.kernels or full is None or full is False or len(weights) != len(gradients):
             return
         try:
             self.gradients.assign(self._with(gradients, weights))
@@ -274,7 +279,7 @@ class Steps:
                 parts.append(ops.where(ops.all(ops.isfinite(mean)), mean, ops.zeros_like(mean)))
             return held + ops.concatenate(parts)
 
-        return ops.cond(self._now.full, add, lambda: held + 0)
+        return add() if self._now.full is True else ops.cond(self._now.full, add, lambda: held + 0)
 
 
 def _second(call: Any, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_relu_suite import structure
 from keras_relu_suite.describe import Description, Unread
 from keras_relu_suite.errors import UsageError
 from keras_relu_suite.monitor.counter import Counter, Tally
@@ -88,6 +90,24 @@ class Watch:
         self._undo = self._steps.attach()
         _ATTACHED.setdefault(self.model, weakref.WeakSet()).add(self)
         self._forget()
+
+    def split(self) -> None:
+        """Make the model's train function anew, as two: one that counts in full, called at every `every`-th turn, and
+        one for the turns between. A condition inside a single one would make the backend keep gradients and
+        activations for it at every step, which costs more than all counting. The price is to compile twice."""
+        model, steps = self.model, self._steps
+        between, sampled = structure.train_functions(model, 2)
+        turns = itertools.count()
+
+        def train_function(*arguments: Any) -> Any:
+            # Read while a function is traced, by whatever thread.
+            steps.decided = next(turns) % self.every == 0
+            try:
+                return (sampled if steps.decided else between)(*arguments)
+            finally:
+                steps.decided = None
+
+        model.train_function = train_function
 
     def detach(self) -> None:
         """Take the counting out of the model again; as often as you like."""
