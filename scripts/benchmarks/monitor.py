@@ -34,7 +34,7 @@ def run(quick: bool, out: Path | None) -> list[Row]:
     for name in SHAPES:
         for jit in (False, True):
             for dead in (False, True):
-                rows += compare(name, jit, dead, rounds=3 if quick else 32)
+                rows += compare(name, jit, dead, rounds=3 if quick else 31)
     return rows + [diagnosis(name, quick) for name in SHAPES]
 
 
@@ -44,7 +44,7 @@ def compare(name: str, jit: bool, dead: bool, rounds: int) -> list[Row]:
         "again": [],
         "monitor": [krs.callbacks.DeadNeuronMonitor(on_dead=None)],
     }
-    if not dead:
+    if not dead and not jit:
         variants |= {"every step": [EveryStep()], "extra pass": [ExtraPass()]}
     shape, batch, steps = SHAPES[name]
     random = np.random.default_rng(0)
@@ -151,7 +151,7 @@ class EveryStep(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         self.watch = Watch(self.model, every=1)
         self.watch.attach()
-        self.model.make_train_function(force=True)
+        self.watch.split()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.watch.take(epoch)
