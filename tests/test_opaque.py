@@ -138,13 +138,16 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_are_named_in_whichever_mode_they_run(name):
     (reason,) = reasons(built(FUNCTIONS[name])).values()
+    if name == "cond" and keras.backend.backend() == "jax":  # whose branches cannot be run on symbolic tensors
+        assert "call() of Own may apply activations" in reason
+        return
     assert "call() of Own applies" in reason and name in reason.partition(" as ")[0]
     assert "use a layer for it" in reason
 
 
 OUTSIDE = {
     "numpy": lambda m, y, t: np.maximum(keras.ops.convert_to_numpy(y), 0),
-    "a value": lambda m, y, t: y if float(keras.ops.sum(y)) >= 0 else keras.ops.relu(y),
+    "a value": lambda m, y, t: y if float(keras.ops.convert_to_numpy(y).sum()) >= 0 else keras.ops.relu(y),
 }
 
 
