@@ -18,6 +18,7 @@ from keras_relu_suite.errors import one_line
 from keras_relu_suite.monitor import probe
 from keras_relu_suite.monitor.counter import Seen, Tally, count, together, variable
 from keras_relu_suite.monitor.coverage import Coverage, units_of
+from keras_relu_suite.monitor.gradients import Gradients
 from keras_relu_suite.ops import Tensor
 
 STEP, SAMPLES, POISONED = range(3)
@@ -58,9 +59,7 @@ class Steps:
         self.most = MOST // (model.distribute_strategy.num_replicas_in_sync if replicated else 1)
         self.failed: dict[str, str] = {}
         self.control = variable((3,), "int32", replicated)
-        self.kernels = [(i, *call.kernel) for i, call in enumerate(coverage.calls) if call.kernel is not None]
-        total = sum(coverage.calls[i].size for i, _, _ in self.kernels)
-        self.gradients = variable((max(total, 1),), "float32", replicated)
+        self.gradients = Gradients(coverage.calls, replicated)
         self._of_site: dict[int, list[int]] = {}
         for i, call in enumerate(coverage.calls):
             self._of_site.setdefault(call.site, []).append(i)
@@ -70,7 +69,7 @@ class Steps:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        return [self.control, self.gradients, *self.tally.variables]
+        return [self.control, self.gradients.held, *self.tally.variables]
 
     def attach(self) -> Callable[[], None]:
         """Begin to count; returns the function that ends it."""
@@ -177,7 +176,7 @@ class Steps:
 
     def _change(self, state: Any, change: Callable[[], None]) -> Any:
         """`state` as `change` leaves the variables of this object."""
-        mine = (self.control, self.gradients)
+        mine = (self.control, self.gradients.held)
         where = {id(v): at for at, v in enumerate(self.model.non_trainable_variables)}
         values = list(state[1])
         mapping = [(v, values[where[id(v)]]) for v in mine]
@@ -253,33 +252,12 @@ class Steps:
             self._add_gradients(self._now.given)
 
     def _add_gradients(self, gradients: list[Any]) -> None:
-        weights = self.model.trainable_variables
-        full = self._now.full
-        if not self.kernels or full is None or full is False or len(weights) != len(gradients):
+        if self._now.full is None:
             return
         try:
-            self.gradients.assign(self._with(gradients, weights))
+            self.gradients.add(gradients, self.model.trainable_variables, self._now.full)
         except Exception as error:  # training goes on, whatever the monitor meets
             self.failed["gradients"] = f"they could not be read: {one_line(error)}"
-
-    def _with(self, gradients: list[Any], weights: list[Any]) -> Tensor:
-        of = {id(w): g for w, g in zip(weights, gradients, strict=True)}
-        held = self.gradients.value
-
-        def add() -> Tensor:
-            parts = []
-            for i, kernel, axis in self.kernels:
-                gradient = of.get(id(kernel))
-                if gradient is None:
-                    parts.append(ops.zeros((self.coverage.calls[i].size,), "float32"))
-                    continue
-                others = [a for a in range(len(kernel.shape)) if a != axis]
-                mean = ops.mean(ops.cast(ops.abs(gradient), "float32"), axis=others)
-                # A step that float16 overflowed is one that loss scaling leaves out.
-                parts.append(ops.where(ops.all(ops.isfinite(mean)), mean, ops.zeros_like(mean)))
-            return held + ops.concatenate(parts)
-
-        return add() if self._now.full is True else ops.cond(self._now.full, add, lambda: held + 0)
 
 
 def _second(call: Any, name: str) -> Any:

@@ -124,7 +124,7 @@ class Watch:
         """The verdicts since the last call; counting begins anew."""
         control = keras.ops.convert_to_numpy(self._steps.control)
         samples = int(control[SAMPLES])
-        gradients = self._gradients()
+        gradients = self._steps.gradients.read() if self._steps.step == "train_step" else {}
         records = []
         for i, (counter, (exact, sampled)) in enumerate(zip(self._tally.counters, self._tally.read(), strict=True)):
             if counter.name in self._steps.failed:
@@ -140,7 +140,7 @@ class Watch:
         kept = np.where(np.isin(np.arange(3), (SAMPLES, POISONED)), 0, control)
         self._steps.control.assign(kept.astype("int32"))
         self._tally.reset()
-        self._steps.gradients.assign(np.zeros(self._steps.gradients.shape, "float32"))
+        self._steps.gradients.reset()
         if samples:
             self._fresh = False
         return WindowRecord(epoch, tuple(records))
@@ -149,15 +149,6 @@ class Watch:
         call = self.covered.calls[i]
         site = self.covered.sites[call.site]
         return unit_slopes(site, call.units, call.size) if site.semantics.piecewise_linear else None
-
-    def _gradients(self) -> dict[int, NDArray[np.float32]]:
-        flat = np.array(keras.ops.convert_to_numpy(self._steps.gradients))
-        found, start = {}, 0
-        for i, _, _ in self._steps.kernels:
-            size = self.covered.calls[i].size
-            found[i] = flat[start : start + size]
-            start += size
-        return found if self._steps.step == "train_step" else {}
 
     def _forget(self) -> None:
         """The traced steps hold the activations as they were: have keras trace them anew when they are needed."""
