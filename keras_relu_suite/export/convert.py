@@ -198,20 +198,8 @@ def _quiet() -> Iterator[None]:
 def _with_metadata(
     data: bytes, description: Description, spec: Spec, samples: calibrate.Arrays | None
 ) -> tuple[bytes, tuple[dict[str, Any], ...], tuple[str, ...]]:
-    """The file with our metadata entry: the sites, the trained slopes, the calibration; no paths, no clock."""
+    """The file with our metadata entry, the lowering of every site, and what its user should know."""
     file = schema.read(data, "the converter's result")
-    content = {
-        "schema_version": 1,
-        "keras_relu_suite": __version__,
-        "mode": spec.mode,
-        "calibration_samples": 0 if samples is None else len(next(iter(samples.values()))),
-        "sites": [
-            {"name": s.name, "calls": s.calls, "scope": names.scope(s.name), **s.semantics.to_dict()}
-            for s in description.sites
-        ],
-        "unread": [vars(u) for u in description.unread],
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     found = graph.sites(file).sites
     wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], found)
     sites, findings = [], [f"{u.name}: {u.reason}" for u in description.unread]
@@ -224,4 +212,23 @@ def _with_metadata(
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering})
     for op in graph.float_islands(file):
         findings.append(f"op {op.index} ({op.name}) computes in float in an integer graph")
-    return schema.set_metadata(data, names.METADATA, text.encode()), tuple(sites), tuple(findings)
+    count = 0 if samples is None else len(next(iter(samples.values())))
+    return annotated(data, description, spec.mode, count), tuple(sites), tuple(findings)
+
+
+def annotated(data: bytes, description: Description, mode: str, calibration_samples: int = 0) -> bytes:
+    """A .tflite file, whoever converted it, with our metadata entry: the sites, the trained slopes, the size of the
+    calibration; no paths, no clock."""
+    content = {
+        "schema_version": 1,
+        "keras_relu_suite": __version__,
+        "mode": mode,
+        "calibration_samples": calibration_samples,
+        "sites": [
+            {"name": s.name, "calls": s.calls, "scope": names.scope(s.name), **s.semantics.to_dict()}
+            for s in description.sites
+        ],
+        "unread": [vars(u) for u in description.unread],
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return schema.set_metadata(data, names.METADATA, text.encode())

@@ -38,7 +38,7 @@ def verify(
     tflite: str | os.PathLike[str] | bytes,
     model: keras.Model | None = None,
     data: Any = None,
-    devices: Sequence[str] = ("xnnpack", "reference"),
+    devices: Sequence[str | Device] = ("xnnpack", "reference"),
     labels: Any = None,
     strict: bool = False,
     progress: Progress | None = None,
@@ -51,7 +51,8 @@ def verify(
             without those too, the report says that it proves what the file computes, not what was trained.
         data: Inputs for the comparison in place and end to end: an array, a list, or a dict by input name. Needs
             `model`.
-        devices: Names of devices, see `keras_relu_suite.devices.names()`.
+        devices: Names of devices, see `keras_relu_suite.devices.names()`, or `Device` objects. An object is left
+            open, so that many files can be verified on one process.
         labels: The true classes of the samples, for the accuracy.
         strict: Warnings count as errors.
         progress: Called with one line at each step.
@@ -69,7 +70,8 @@ def verify(
     say = progress or (lambda line: None)
     if not devices:
         raise UsageError("devices is empty: nothing could be compared. Name at least one, for example 'xnnpack'")
-    opened = [device_registry.get(name) for name in dict.fromkeys(devices)]
+    asked = [d if isinstance(d, Device) else device_registry.get(d) for d in dict.fromkeys(devices)]
+    ours = [d for d in asked if d not in devices]
     file, label = _read(tflite)
     found = graph.sites(file)
     if not found.sites:
@@ -86,7 +88,7 @@ def verify(
     checks: list[SiteCheck] = []
     outcome: Outcome | None = None
     try:
-        running = start(opened, file, records, findings)
+        running = start(asked, file, records, findings)
         say(f"function: {len(pairs)} activations on {len(running)} devices")
         checks = functions(file, pairs, running, findings)
         for p in pairs:
@@ -100,7 +102,7 @@ def verify(
         else:
             not_compared.append("in place and end to end: needs the Keras model and data")
     finally:
-        for device in opened:
+        for device in ours:
             device.close()
     if not any(c.compared for c in checks):
         why = "coverage" if any(f.severity == "coverage" for f in findings) else "error"

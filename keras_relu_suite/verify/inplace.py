@@ -97,6 +97,7 @@ class Comparison:
             self.at[i, p.call] = k
         dense = [op for op in file.ops if op.name == "FULLY_CONNECTED"]
         self.integers = any(t.quantized and t.data is None for t in file.tensors)
+        self.half = any(t.dtype == "float16" and t.data is not None for t in file.tensors)
         self.dense_per_channel = all(file.tensors[op.inputs[1]].scale.size != 1 for op in dense)
         affine = [op for op in file.ops if op.name in ("MUL", "ADD", "SUB")]
         self.norms_folded = not any(file.tensors[i].data is not None for op in affine for i in op.inputs)
@@ -220,7 +221,7 @@ class Comparison:
         return noise.computed(stretch.expected(x, y), step(stretch.output, stretch.spread))
 
     def _noise(self, seed: int) -> Noise:
-        return Noise(self.integers, self.dense_per_channel, self.norms_folded, seed)
+        return Noise(self.integers, self.half, self.dense_per_channel, self.norms_folded, seed)
 
     def _lead(self, seen: tap.Tapped, tallies: list[Tally]) -> None:
         """Keras led by the device's values: the difference that each stretch makes by itself."""

@@ -100,11 +100,13 @@ class Noise:
     Weights: int8 steps are max|w| / 127, of each output channel (of the whole tensor for slopes, for dense kernels if
     the file has one scale for them, and for the scales of batch norms that the file multiplies by in an op of their
     own); in float32 a sum of n products is off by at most n roundings, whose random
-    part is √n·2⁻²⁴ of each term. Layer outputs: int8 steps are their range / 255; in float32 2⁻²³ of the range.
+    part is √n·2⁻²⁴ of each term; a file that stores float16 constants rounds each to 11 bits, biases too. Layer outputs:
+    int8 steps are their range / 255; in float32 2⁻²³ of the range.
     """
 
-    def __init__(self, integers: bool, dense_per_channel: bool, norms_folded: bool, seed: int) -> None:
-        self.integers, self.dense_per_channel, self.norms_folded = integers, dense_per_channel, norms_folded
+    def __init__(self, integers: bool, half: bool, dense_per_channel: bool, norms_folded: bool, seed: int) -> None:
+        self.integers, self.half = integers, half
+        self.dense_per_channel, self.norms_folded = dense_per_channel, norms_folded
         self.random = np.random.default_rng(seed)
 
     def weights(self, model: keras.Model) -> list[Any]:
@@ -114,10 +116,12 @@ class Noise:
         return [self._weight(v, owner.get(id(v))) for v in model.trainable_variables]
 
     def _weight(self, variable: Any, norm: Any) -> Any:
-        if variable.name == "bias" or (norm is not None and self.norms_folded):
-            return variable.value  # biases are 32-bit; a folded batch norm is part of the kernel before it
+        if (variable.name == "bias" and not self.half) or (norm is not None and self.norms_folded):
+            return variable.value  # such biases are 32-bit; a folded batch norm is part of the kernel before it
         w = _float64(variable.value)
-        if self.integers:
+        if self.half:
+            step = np.maximum(np.abs(w) * 2.0**-10, 2.0**-24)  # the second is float16's smallest step
+        elif self.integers:
             step = _norm_step(variable, norm) if norm is not None else self._step(variable, w)
         else:
             step = np.abs(w) * np.sqrt(w.size / w.shape[-1] if w.ndim else 1.0) * 2.0**-23
