@@ -26,6 +26,7 @@ from keras_relu_suite.monitor import probe
 from keras_relu_suite.structure import inference_call
 from keras_relu_suite.tflite import graph, names, schema
 from keras_relu_suite.tflite.align import Expected, align
+from keras_relu_suite.tflite.graph import TFLiteSite
 
 
 def export(
@@ -218,17 +219,37 @@ def _with_metadata(
 
 def annotated(data: bytes, description: Description, mode: str, calibration_samples: int = 0) -> bytes:
     """A .tflite file, whoever converted it, with our metadata entry: the sites, the trained slopes, the size of the
-    calibration; no paths, no clock."""
+    calibration and the scales that came of it; no paths, no clock."""
+    found = graph.sites(schema.read(data, "the converter's result")).sites
+    wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], found)
+    scales: dict[str, list[Any]] = {s.name: [None] * s.calls for s in description.sites}
+    for j, i in chosen.items():
+        expected, call = wanted[i]
+        scales[expected.name][call] = _scales(found[j])
     content = {
         "schema_version": 1,
         "keras_relu_suite": __version__,
         "mode": mode,
         "calibration_samples": calibration_samples,
         "sites": [
-            {"name": s.name, "calls": s.calls, "scope": names.scope(s.name), **s.semantics.to_dict()}
+            {
+                "name": s.name,
+                "calls": s.calls,
+                "scope": names.scope(s.name),
+                **({"scales": scales[s.name]} if any(scales[s.name]) else {}),
+                **s.semantics.to_dict(),
+            }
             for s in description.sites
         ],
         "unread": [vars(u) for u in description.unread],
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return schema.set_metadata(data, names.METADATA, text.encode())
+
+
+def _scales(site: TFLiteSite) -> dict[str, Any] | None:
+    """[type, scale, zero point] of the tensors before and after a site; None unless both are of integers."""
+    tensors = {"input": site.input, "output": site.output}
+    if not all(t.quantized and t.scale.size == 1 for t in tensors.values()):
+        return None
+    return {which: [t.dtype, float(t.scale[0]), int(t.zero_point[0])] for which, t in tensors.items()}

@@ -193,8 +193,8 @@ def pairs(file: File, site: TFLiteSite) -> Probe:
         else:
             assert constant is not None
             data = tensor.data if tensor.data is not None else constant.astype(np.float32)
-            index = builder.tensor(tensor, tensor.shape, data)
-            values.append(constant)
+            index = builder.tensor(tensor, (data.size,), data.reshape(-1))  # the file may have it as (1, 1, 1, C)
+            values.append(constant.reshape(-1))
         inputs.append(index)
     with np.errstate(over="ignore", invalid="ignore"):
         a, b = values

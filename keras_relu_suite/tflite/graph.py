@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from keras_relu_suite import semantics
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.tflite.schema import File, Op, Tensor
@@ -101,6 +103,35 @@ def float_islands(file: File) -> tuple[Op, ...]:
         if op.name not in ("QUANTIZE", "DEQUANTIZE")
         and any(o in after_integers and o in before_integers for o in op.outputs)
     )
+
+
+# They move codes as they are; TensorFlow Lite's quantisation specification wants one scale on both sides of them.
+_COPYING = {
+    "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "SLICE", "STRIDED_SLICE", "GATHER", "SPLIT", "SPLIT_V", "TILE",
+    "PACK", "UNPACK", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "REVERSE_V2", "BROADCAST_TO",
+}  # fmt: skip
+
+
+def reread(file: File) -> tuple[tuple[Op, float], ...]:
+    """Ops that move codes between tensors of other scales or zero points, so that the same code is read as another
+    value; and by how many steps of the first tensor a value changes at most."""
+    found = []
+    for op in file.ops:
+        if op.name not in _COPYING:
+            continue
+        tensors = [file.tensors[i] for i in (*op.inputs, *op.outputs) if i >= 0]
+        moved = [t for t in tensors if t.data is None and t.quantized and t.scale.size == 1]
+        off = [_apart(moved[0], t) for t in moved[1:] if t.dtype == moved[0].dtype]
+        if max(off, default=0.0) > 0:
+            found.append((op, max(off)))
+    return tuple(found)
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """max over all codes q of |s_b·(q − z_b) − s_a·(q − z_a)| / s_a; the difference is linear in q."""
+    ends = np.array([np.iinfo(a.dtype).min, np.iinfo(a.dtype).max], np.float64)
+    x, y = (t.scale[0] * (ends - float(t.zero_point[0])) for t in (a, b))
+    return float(np.abs(y - x).max() / a.scale[0])
 
 
 def _site(file: File, op: Op, function: Semantics, fused: bool) -> TFLiteSite:

@@ -24,7 +24,7 @@ from keras_relu_suite.monitor import probe
 from keras_relu_suite.tflite import graph, schema
 from keras_relu_suite.tflite.align import Expected
 from keras_relu_suite.tflite.schema import File
-from keras_relu_suite.verify import fidelity, match
+from keras_relu_suite.verify import calibrated, fidelity, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
 from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
@@ -78,7 +78,8 @@ def verify(
         raise TFLiteFileError(f"{label} applies no activation that could be verified ({len(file.ops)} ops)")
     description, ports, arrays = _asked(file, model, data, labels)
     reference, expected = _reference(file, description)
-    pairs, findings = match.pair(expected, found.sites)
+    pairs, findings = match.pair(expected, found.sites, file)
+    findings += calibrated.findings(file, pairs)
     findings += _graph_findings(file) + match.metadata_findings(file)
     findings += [finding("KRS905", text) for text in found.unread]
     not_compared = [f"{u.name}: {u.reason}" for u in (description.unread if description is not None else ())]
@@ -94,7 +95,7 @@ def verify(
         for p in pairs:
             if p.expected is not None:
                 mine = [c for c in checks if c.site == p.name]
-                findings += fidelity.slopes(p.name, p.expected.semantics, p.site, mine)
+                findings += fidelity.slopes(p.name, p.expected.semantics, file, p.site, mine)
         if arrays is not None and model is not None and description is not None and ports is not None:
             say(f"in place and end to end: {len(arrays[0])} samples")
             outcome = Comparison(file, pairs, ports, model, description.sites, labels).run(running, arrays)
@@ -182,6 +183,12 @@ def _graph_findings(file: File) -> list[Finding]:
         finding("KRS204", f"op {op.index} ({op.name}) computes in float in the middle of an integer graph")
         for op in graph.float_islands(file)
     ]
+    found += [
+        finding("KRS207", f"op {op.index} ({op.name}) moves codes between tensors of different scales: values change by "
+                f"up to {steps:.3g} steps")
+        for op, steps in graph.reread(file)
+        if steps > 0.5
+    ]  # fmt: skip
     return found + [
         finding("KRS205", f"op {op.index} needs {op.name.partition(':')[2]!r}")
         for op in file.ops

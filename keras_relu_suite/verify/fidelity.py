@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.tflite import bounds, cutout
 from keras_relu_suite.tflite.graph import TFLiteSite
+from keras_relu_suite.tflite.schema import File
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.rules import Finding, finding
 
@@ -15,16 +16,22 @@ COARSE = 0.02  # of the trained slope
 SHOWN = 4  # findings of one kind per site, the worst first
 
 
-def slopes(name: str, trained: Semantics, site: TFLiteSite, checks: list[SiteCheck]) -> list[Finding]:
+def slopes(name: str, trained: Semantics, file: File, site: TFLiteSite, checks: list[SiteCheck]) -> list[Finding]:
     """Findings for every slope that is not the trained one.
 
     With Δ = encoded − trained and x_min the most negative input that the file can represent, the effect of a wrong
     slope is |Δ|·|x_min| in LSB of the output. *Wrong* (KRS102): another sign, or another side of 0 or 1, with an
-    effect of ½ LSB or more. *Coarse* (KRS103): |Δ| above 2 % of the slope; a warning, an error from 1 LSB on. In float
-    files x has no bound; there Δ beyond float16's rounding counts as an effect.
+    effect of ½ LSB or more. *Coarse* (KRS103): |Δ| above 2 % of the slope; a warning, an error from 1 LSB on. Also an
+    error, within 2 % too: not the nearest slope that the file can hold, with 1 LSB or more between the two. In float
+    files x has no bound and a value no grid; there 2 % of the slope stands for 1 LSB.
     """
     if not trained.piecewise_linear or not trained.slopes:
         return []
+    if _across(trained.negative_slopes.shape, site.semantics.negative_slopes.shape):
+        return [
+            finding("KRS203", f"{name}: its slopes lie along another axis: {trained.negative_slopes.shape} was trained, "
+                    f"{site.semantics.negative_slopes.shape} is in the file", site=name)
+        ]  # fmt: skip
     want, have = _aligned(trained.negative_slopes, site.semantics.negative_slopes)
     if want is None or have is None:
         return [
@@ -35,7 +42,12 @@ def slopes(name: str, trained: Semantics, site: TFLiteSite, checks: list[SiteChe
     effect = _effect(np.abs(delta), want, site)
     crossed = (np.sign(want) != np.sign(have)) | ((want < 1) != (have < 1)) & (delta != 0)
     wrong = np.flatnonzero(crossed & (effect >= 0.5))
-    coarse = np.flatnonzero((np.abs(delta) > COARSE * np.abs(want)) & ~(crossed & (effect >= 0.5)))
+    stray = np.zeros(want.shape, bool)
+    if site.input.quantized:
+        nearest, half = _nearest(want, file, site)
+        stray = (np.abs(delta) > half) & (_effect(np.abs(have - nearest), want, site) >= 1)
+        effect = np.where(stray, np.maximum(effect, 1.0), effect)
+    coarse = np.flatnonzero(((np.abs(delta) > COARSE * np.abs(want)) | stray) & ~(crossed & (effect >= 0.5)))
     found = []
     for channel in wrong[np.argsort(-effect[wrong])][:SHOWN]:
         found.append(
@@ -81,10 +93,34 @@ def _aligned(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np
     return x.ravel(), y.ravel()
 
 
+def _across(trained: tuple[int, ...], encoded: tuple[int, ...]) -> bool:
+    """Whether slopes that were trained along one axis lie along another in the file. TFLite has channels last; those of
+    a channels_first model, along the first axis, may have moved there."""
+    ours, theirs = ([i - len(shape) for i, n in enumerate(shape) if n > 1] for shape in (trained, encoded))
+    if len(ours) != 1 or len(theirs) != 1:
+        return False
+    return theirs != ours and not (theirs == [-1] and ours == [-len(trained)])
+
+
+def _nearest(
+    want: NDArray[np.float64], file: File, site: TFLiteSite
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The nearest slopes that the file's own constant can hold, and how far from the trained ones those may be: half a
+    code (and, as the converter computes in float32, a little more); for an option in float32 its rounding."""
+    constant = file.tensors[site.op.inputs[1]] if site.op.name == "PRELU" else None
+    if constant is None or not constant.quantized or constant.scale.size != 1:
+        return want.astype(np.float32).astype(np.float64), np.abs(want) * bounds.EPS32
+    low, high = bounds.code_range(constant.dtype)
+    scale, zero = float(constant.scale[0]), float(constant.zero_point[0]) if constant.zero_point.size else 0.0
+    nearest = scale * (np.clip(np.rint(want / scale) + zero, low, high) - zero)
+    return nearest, np.full(want.shape, 0.5 * scale * (1 + 2.0**-20)) + np.abs(want) * 4 * bounds.EPS32
+
+
 def _effect(delta: NDArray[np.float64], want: NDArray[np.float64], site: TFLiteSite) -> NDArray[np.float64]:
-    """|Δ|·|x_min| in LSB of the output; in float files ∞ beyond float16's rounding of the slope, else 0."""
+    """|Δ|·|x_min| in LSB of the output; in float files |Δ| in 2 % of the slope, or in float16's smallest steps."""
     if not site.input.quantized or not site.output.quantized:
-        return np.where(delta > 2.0**-10 * np.maximum(np.abs(want), 2.0**-14), np.inf, 0.0)
+        relative: NDArray[np.float64] = delta / np.maximum(COARSE * np.abs(want), 2.0**-24)
+        return relative
     if site.fused:
         return delta * _lowest(site) / float(site.output.scale[0])
     x_min = site.input.scale[0] * (bounds.code_range(site.input.dtype)[0] - float(site.input.zero_point[0]))

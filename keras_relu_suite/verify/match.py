@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_relu_suite import semantics
 from keras_relu_suite.errors import MismatchError
 from keras_relu_suite.export.convert import model_inputs, output_names
 from keras_relu_suite.semantics import Semantics
@@ -16,7 +17,10 @@ from keras_relu_suite.tflite import names
 from keras_relu_suite.tflite.align import Expected, align
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
+from keras_relu_suite.verify import implied
 from keras_relu_suite.verify.rules import Finding, finding
+
+LINEAR = semantics.linear()
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +49,13 @@ def metadata_findings(file: File) -> list[Finding]:
     return [finding("KRS206", "the trained slopes in the file's metadata cannot be read, and are not used")]
 
 
-def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tuple[list[Pair], list[Finding]]:
+def pair(
+    expected: Sequence[Expected] | None, found: Sequence[TFLiteSite], file: File
+) -> tuple[list[Pair], list[Finding]]:
     """Every site of the file with its counterpart; and findings for those that have none, or one of another kind.
 
-    Who belongs to whom says `align`.
+    Who belongs to whom says `align`. In integers an activation may be there without its name: what counts is whether
+    the output's codes can tell (`implied`).
     """
     if expected is None:
         return [Pair(site.name, site) for site in found], []
@@ -56,6 +63,8 @@ def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tu
     pairs, findings = [], []
     for j, site in enumerate(found):
         if j not in chosen:
+            if implied.same(LINEAR, site.semantics, site):
+                continue  # it clips nothing that the codes could hold
             pairs.append(Pair(site.name, site))
             findings.append(
                 finding("KRS202", f"{site.name}: the file has a {site.semantics.describe()} ({site.lowering}) "
@@ -64,7 +73,7 @@ def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tu
             continue
         e, call = wanted[chosen[j]]
         name = e.name if e.calls == 1 else f"{e.name}#{call + 1}"
-        if e.semantics.same_family(site.semantics):
+        if e.semantics.same_family(site.semantics) or implied.same(e.semantics, site.semantics, site):
             pairs.append(Pair(name, site, e, call))
         else:
             pairs.append(Pair(name, site))
@@ -74,6 +83,10 @@ def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tu
             )  # fmt: skip
     for i, (e, call) in enumerate(wanted):
         if i not in chosen.values():
+            unnamed = implied.site(file, e.name, e.semantics)
+            if unnamed is not None and e.calls == 1:
+                pairs.append(Pair(e.name, unnamed, e))
+                continue
             which = f" (call {call + 1} of {e.calls})" if e.calls > 1 else ""
             findings.append(
                 finding("KRS201", f"{e.name}: the model's {e.semantics.describe()}{which} has no counterpart in the "

@@ -50,6 +50,16 @@ RULES = {
         "The entry that our export wrote into the file is damaged.",
         "Export again, or pass the Keras model.",
     ),
+    "KRS207": Rule(
+        "error",
+        "An op moves codes between tensors of different scales, so that the same code means another value after it.",
+        "The file was edited, or its writer has a fault. Export again.",
+    ),
+    "KRS208": Rule(
+        "error",
+        "The scales around an activation are not those that the export calibrated, and cut off or blur its values.",
+        "The file was edited after the export. Export again; for other ranges, with other calibration data.",
+    ),
     "KRS301": Rule(
         "error",
         "A site's values differ from Keras' by more than rounding explains, with the device's own values before it.",

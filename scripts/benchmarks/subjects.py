@@ -124,6 +124,7 @@ def dense() -> keras.Model:
 
 
 def small_prelus() -> keras.Model:
+    """For int16, where slopes still have 8 bits."""
     return keras.Sequential(
         [
             keras.Input((8, 8, 1), name="image"),
@@ -158,7 +159,10 @@ def subjects(seed: int, only: dict[str, tuple[str, ...]] | None = None) -> Itera
         random = np.random.default_rng(seed)
         for weight in model.weights:
             if weight.name == "alpha":
-                weight.assign(random.uniform(-0.5, 1.3, weight.shape))
+                slopes = random.uniform(-0.5, 1.3, weight.shape)
+                if modes == ("int16",):  # half a code of a smaller slope is above 2 %, which rightly is said
+                    slopes = np.sign(slopes) * np.maximum(np.abs(slopes), 0.3)
+                weight.assign(slopes)
             elif weight.name == "bias":
                 weight.assign(random.normal(0, 0.2, weight.shape))
         # Three deviations wide, so that 6 is reached.

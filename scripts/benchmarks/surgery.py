@@ -109,9 +109,9 @@ class Surgery:
         for index in indices:
             self._instead[index] = []
 
-    def rename(self, op: Any, name: str) -> None:
-        """Make an op without options another one without options."""
-        op.opcodeIndex = self._code(name, self.model.operatorCodes[op.opcodeIndex].version)
+    def rename(self, op: Any, name: str, version: int | None = None) -> None:
+        """Make an op without options another one without options, of the same version if none is given."""
+        op.opcodeIndex = self._code(name, version or self.model.operatorCodes[op.opcodeIndex].version)
 
     def _code(self, name: str, version: int) -> int:
         code = fb.OperatorCodeT()
