@@ -4,9 +4,9 @@ The site's exact function is taken twice, with the scales that were calibrated a
 
     x → code of the input → f → code of the output → y,      x over every input that was calibrated.
 
-Where both are the same numbers nothing is computed. Otherwise an output that moved by more than 1 LSB (of the calibrated
-output) is a finding: it is cut off, or blurred by coarser codes. Where only zero points moved, and by 1, the outermost
-input codes are left out: a zero point is rounded, and the next integer moves both ends of the range by a step.
+Where both are the same numbers nothing is computed. Otherwise an output that moved by more than 1 LSB (of the
+calibrated output) is a finding: it is cut off, or blurred by coarser codes. Where only zero points moved, and by 1, the
+outermost input codes are left out: a zero point is rounded, and the next integer moves both ends of the range by a step.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ def findings(file: File, pairs: Sequence[Pair]) -> list[Finding]:
     found = []
     for p in pairs:
         calls = recorded.get(p.expected.name if p.expected else p.name, [])
-        if p.call >= len(calls) or calls[p.call] is None:
+        call = calls[p.call] if p.call < len(calls) else None
+        if call is None:
             continue
         i, o = p.site.input, p.site.output
-        before = _as_recorded(calls[p.call], "input", i), _as_recorded(calls[p.call], "output", o)
+        before = _as_recorded(call, "input", i), _as_recorded(call, "output", o)
         if None in before or (p.site.fused and _alike(before[1], o)) or (_alike(before[0], i) and _alike(before[1], o)):
             continue
         steps, x = _moved(p.site.semantics, before, (i, o), p.site.fused)
@@ -81,9 +82,7 @@ def _moved(function: Semantics, before: Any, after: tuple[Tensor, Tensor], fused
     codes = cutout.drive(source, function)
     x = cutout.to_real(codes[1:-1] if all(map(_rounded_otherwise, before, after)) else codes, source)
     x = x.reshape((-1,) + (1,) * max((s.ndim for s in function.slopes), default=0))
-    y, z = (
-        _stored(function.apply(x if fused else _stored(x, i)), o) for i, o in (before, after)
-    )
+    y, z = (_stored(function.apply(x if fused else _stored(x, i)), o) for i, o in (before, after))
     off = np.abs(z - y).reshape(len(x), -1).max(axis=1) / before[1].scale[0]
     at = int(np.argmax(off))
     return float(off[at]), float(x.ravel()[at])

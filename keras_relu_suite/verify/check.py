@@ -184,8 +184,8 @@ def _graph_findings(file: File) -> list[Finding]:
         for op in graph.float_islands(file)
     ]
     found += [
-        finding("KRS207", f"op {op.index} ({op.name}) moves codes between tensors of different scales: values change by "
-                f"up to {steps:.3g} steps")
+        finding("KRS207", f"op {op.index} ({op.name}) moves codes between tensors of different scales: values change "
+                f"by up to {steps:.3g} steps")
         for op, steps in graph.reread(file)
         if steps > 0.5
     ]  # fmt: skip

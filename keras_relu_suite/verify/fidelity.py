@@ -29,8 +29,8 @@ def slopes(name: str, trained: Semantics, file: File, site: TFLiteSite, checks: 
         return []
     if _across(trained.negative_slopes.shape, site.semantics.negative_slopes.shape):
         return [
-            finding("KRS203", f"{name}: its slopes lie along another axis: {trained.negative_slopes.shape} was trained, "
-                    f"{site.semantics.negative_slopes.shape} is in the file", site=name)
+            finding("KRS203", f"{name}: its slopes lie along another axis: {trained.negative_slopes.shape} was "
+                    f"trained, {site.semantics.negative_slopes.shape} is in the file", site=name)
         ]  # fmt: skip
     want, have = _aligned(trained.negative_slopes, site.semantics.negative_slopes)
     if want is None or have is None:

@@ -100,8 +100,8 @@ class Noise:
     Weights: int8 steps are max|w| / 127, of each output channel (of the whole tensor for slopes, for dense kernels if
     the file has one scale for them, and for the scales of batch norms that the file multiplies by in an op of their
     own); in float32 a sum of n products is off by at most n roundings, whose random
-    part is √n·2⁻²⁴ of each term; a file that stores float16 constants rounds each to 11 bits, biases too. Layer outputs:
-    int8 steps are their range / 255; in float32 2⁻²³ of the range.
+    part is √n·2⁻²⁴ of each term; a file that stores float16 constants rounds each to 11 bits, biases too.
+    Layer outputs: int8 steps are their range / 255; in float32 2⁻²³ of the range.
     """
 
     def __init__(self, integers: bool, half: bool, dense_per_channel: bool, norms_folded: bool, seed: int) -> None:

@@ -97,11 +97,15 @@ def planted(subject: Subject, seed: int, each: int, there: Sequence[Device]) -> 
             lsb = labels.difference(subject.data, mutant)
             model, metadata = verified(subject, mutant.data, there)
             cosine, snr = gates(before, outputs(mutant.data, subject.samples))
-            codes = tuple(tuple(sorted({f.code for f in v.findings if f.severity != "warning"})) for v in (model, metadata))
             yield Case(
                 subject.name, kind, mutant.site, seed, mutant.change.magnitude, lsb, labels.label(lsb),
-                model.exit_code, metadata.exit_code, (codes[0], codes[1]), cosine, snr,
+                model.exit_code, metadata.exit_code, (codes(model), codes(metadata)), cosine, snr,
             )  # fmt: skip
+
+
+def codes(verification: Any) -> tuple[str, ...]:
+    """What was found, warnings apart."""
+    return tuple(sorted({f.code for f in verification.findings if f.severity != "warning"}))
 
 
 def verified(subject: Subject, data: bytes, there: Sequence[Device]) -> tuple[Any, Any]:
@@ -143,8 +147,8 @@ def show(cases: Sequence[Case]) -> None:
     for kind in (*mutants.KINDS, "all"):
         mine = [c for c in cases if kind in (c.kind, "all")]
         bad, good = ([c for c in mine if c.label == label] for label in ("harmful", "harmless"))
-        codes = collections.Counter(code for c in bad for code in c.codes[1] if not code.startswith("KRS9"))
-        often = " ".join(code.removeprefix("KRS") for code, _ in codes.most_common(3))
+        found = collections.Counter(code for c in bad for code in c.codes[1] if not code.startswith("KRS9"))
+        often = " ".join(code.removeprefix("KRS") for code, _ in found.most_common(3))
         print(f"{kind:<26}{len(mine):>8}{len(bad):>6}{caught(bad, 'with_model'):>7}{caught(bad, 'with_metadata'):>9}"
               f"{sum(c.cosine < COSINE for c in bad):>6}{sum(c.snr < SNR for c in bad):>6}"
               f"{len(mine) - len(bad) - len(good):>9}{len(good):>8}{alarms(good, 'with_model'):>7}"

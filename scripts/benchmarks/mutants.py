@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import rebuilt
 from benchmarks.slopes import Slopes, log_uniform
@@ -44,7 +42,7 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Mutant:
-    """A file with one fault between the tensors `source` and `target`, which have these numbers in the clean file too."""
+    """A file with one fault between the tensors `source` and `target`, with these numbers in the clean file too."""
 
     kind: str
     site: str
@@ -324,5 +322,3 @@ KINDS: dict[str, Mutator] = {
     "op decomposed": decomposed,
     "float island inserted": island,
 }
-
-

@@ -3,9 +3,9 @@
 Weights and slopes are random, drawn from the seed: slopes from −0.5 to 1.3, so that signs, small slopes and slopes
 beyond 1 all occur; but none within 0.02 of 0 or 1 (two of int8's steps), since the stock converter moves those to the
 other side, which is a finding. For the same reason none below 0.3 where int16 PRELUs have slopes of 8 bits: half a code
-is more than 2 % of it. Every file carries our metadata. int8 and float32 come from `krs.export`, the others from the stock
-converter. The stock converter leaves PRELU in float in an int16 file; there its three ops are merged into the one int16
-PRELU that runtimes run since 2.0.2.
+is more than 2 % of it. Every file carries our metadata. int8 and float32 come from `krs.export`, the others from the
+stock converter, which leaves PRELU in float in an int16 file; there its three ops are merged into the one int16 PRELU
+that runtimes run since 2.0.2.
 """
 
 from __future__ import annotations

@@ -88,7 +88,8 @@ class Surgery:
         """A new op, to be put somewhere with `instead`."""
         op = fb.OperatorT()
         dtype = self._dtype(inputs[0]) if name != "QUANTIZE" else self._dtype(output)
-        op.opcodeIndex, op.inputs, op.outputs = self._code(name, _VERSIONS.get(dtype, {}).get(name, 1)), inputs, [output]
+        op.opcodeIndex = self._code(name, _VERSIONS.get(dtype, {}).get(name, 1))
+        op.inputs, op.outputs = inputs, [output]
         if name in _OPTIONS:
             op.builtinOptionsType = getattr(fb.BuiltinOptions, _OPTIONS[name])
             op.builtinOptions = getattr(fb, _OPTIONS[name] + "T")()
