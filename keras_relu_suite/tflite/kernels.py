@@ -15,7 +15,8 @@ from ai_edge_litert import schema_py_generated as fb
 from numpy.typing import NDArray
 
 from keras_relu_suite.tflite.bounds import code_range
-from keras_relu_suite.tflite.cutout import Builder, Probe, drive, to_code
+from keras_relu_suite.tflite.builder import Builder, Probe
+from keras_relu_suite.tflite.cutout import drive, to_code
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
 

@@ -98,7 +98,8 @@ class Comparison:
         dense = [op for op in file.ops if op.name == "FULLY_CONNECTED"]
         self.integers = any(t.quantized and t.data is None for t in file.tensors)
         self.dense_per_channel = all(file.tensors[op.inputs[1]].scale.size != 1 for op in dense)
-        affine = [op for op in file.ops if op.name in ("MUL", "ADD", "SUB")]
+        grouped = {op.index for p in pairs for op in p.site.group if p.site.subgraph == 0}
+        affine = [op for op in file.ops if op.name in ("MUL", "ADD", "SUB") and op.index not in grouped]
         self.norms_folded = not any(file.tensors[i].data is not None for op in affine for i in op.inputs)
         self.ends: list[End] = []
         self.not_aligned: set[str] = set()

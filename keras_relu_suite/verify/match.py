@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_relu_suite.errors import MismatchError
 from keras_relu_suite.export.convert import model_inputs, output_names
@@ -48,15 +49,18 @@ def metadata_findings(file: File) -> list[Finding]:
 def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tuple[list[Pair], list[Finding]]:
     """Every site of the file with its counterpart; and findings for those that have none, or one of another kind.
 
-    Who belongs to whom says `align`.
+    Who belongs to whom says `align`. Only the main graph is compared with the model; a site that changes nothing under
+    the one that follows (the ReLU in a convolution before min(relu(x), 4)) is part of that.
     """
     if expected is None:
         return [Pair(site.name, site) for site in found], []
-    wanted, chosen = align(expected, found)
+    wanted, chosen = align(expected, [site for site in found if site.subgraph == 0])
     pairs, findings = [], []
     for j, site in enumerate(found):
         if j not in chosen:
             pairs.append(Pair(site.name, site))
+            if site.subgraph or _absorbed(site, [found[i] for i in chosen]):
+                continue
             findings.append(
                 finding("KRS202", f"{site.name}: the file has a {site.semantics.describe()} ({site.lowering}) "
                         "without counterpart in the model", site=site.name)
@@ -64,7 +68,7 @@ def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tu
             continue
         e, call = wanted[chosen[j]]
         name = e.name if e.calls == 1 else f"{e.name}#{call + 1}"
-        if e.semantics.same_family(site.semantics):
+        if site.may_be(e.semantics):
             pairs.append(Pair(name, site, e, call))
         else:
             pairs.append(Pair(name, site))
@@ -80,6 +84,27 @@ def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tu
                         "file", site=e.name)
             )  # fmt: skip
     return pairs, findings
+
+
+def other_graphs(file: File, found: Sequence[TFLiteSite]) -> list[str]:
+    """For every graph beside the main one what is not compared of its sites: they have no counterpart in the model."""
+    return [
+        f"{view.label}: {n} activation{'s' * (n > 1)} of another graph of the file: the function was checked, not the "
+        "slopes against training, nor in place or end to end"
+        for view in file.graphs
+        if view.subgraph and (n := sum(site.subgraph == view.subgraph for site in found))
+    ]
+
+
+def _absorbed(site: TFLiteSite, matched: Sequence[TFLiteSite]) -> bool:
+    """Whether a matched site follows and gives the same without this one: f(g(x)) = f(x)."""
+    for after in matched:
+        if after.input.index == site.output.index and after.semantics.piecewise_linear:
+            knots = np.array([0.0, *after.semantics.knots, *site.semantics.knots])
+            x = np.concatenate([knots + d for d in (-1e3, -1.0, 0.0, 1.0, 1e3)])
+            x = x.reshape(-1, *[1] * max(s.ndim for s in after.semantics.slopes))
+            return np.array_equal(after.semantics.apply(site.semantics.apply(x)), after.semantics.apply(x))
+    return False
 
 
 @dataclass(frozen=True)

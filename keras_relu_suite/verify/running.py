@@ -9,7 +9,7 @@ import numpy as np
 from keras_relu_suite.devices import Device
 from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused
 from keras_relu_suite.tflite.schema import File
-from keras_relu_suite.verify import exhaust
+from keras_relu_suite.verify import exhaust, fidelity
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.match import Pair
 from keras_relu_suite.verify.result import DeviceRecord
@@ -56,6 +56,7 @@ def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], find
                 finding("KRS905", f"{p.name}: no function check of {p.site.lowering}: {probes}", site=p.name)
             )
             continue
+        findings += fidelity.saturation(p.name, p.site, probes)
         for device in devices:
             try:
                 check = exhaust.check(p.name, p.site, probes, device)
