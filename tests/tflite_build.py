@@ -88,6 +88,7 @@ class Net:
     def _code(self, name):
         types = {t.type for t in self.graph.tensors}
         version = 3 if fb.TensorType.INT16 in types else 2 if fb.TensorType.INT8 in types else 1
+        version = {"TRANSPOSE_CONV": 4, "FULLY_CONNECTED": 4}.get(name, version)
         version = min(version, NEWEST.get(name, version))
         if (name, version) not in self.codes:
             self.codes.append((name, version))
@@ -111,7 +112,8 @@ class Net:
     def bytes(self, *outputs, key=None):
         self._close(outputs, key)
         model = fb.ModelT()
-        model.version, model.description, model.subgraphs, model.buffers = 3, "built by a test", self.others, self.buffers
+        model.version, model.description = 3, "built by a test"
+        model.subgraphs, model.buffers = self.others, self.buffers
         model.signatureDefs = self.signatures
         model.operatorCodes = []
         for name, version in self.codes:

@@ -60,7 +60,12 @@ class Builder:
         self.codes: list[int] = []
 
     def tensor(
-        self, like: Tensor, shape: tuple[int, ...], data: NDArray[Any] | None = None, channels: slice | None = None
+        self,
+        like: Tensor,
+        shape: tuple[int, ...],
+        data: NDArray[Any] | None = None,
+        channels: slice | None = None,
+        zero_point: int | None = None,
     ) -> int:
         """A tensor with the type and scales of `like`; `channels` picks some of several scales."""
         original = self.file.model.subgraphs[self.file.subgraph].tensors[like.index]
@@ -72,6 +77,10 @@ class Builder:
             q.scale = np.asarray(original.quantization.scale, np.float32)[channels]
             q.zeroPoint = np.zeros(len(q.scale), np.int64)
             q.quantizedDimension = original.quantization.quantizedDimension
+            t.quantization = q
+        if zero_point is not None and like.scale.size == 1:
+            q = fb.QuantizationParametersT()
+            q.scale, q.zeroPoint = original.quantization.scale, np.array([zero_point], np.int64)
             t.quantization = q
         if data is not None:
             if data.dtype == np.float32 and like.dtype != "float32":

@@ -156,17 +156,17 @@ def _rounded(file: File) -> Callable[[Op, Tensor, Interval], Interval]:
         if tensor.quantized:
             step = 0 if _only_chooses(file, op) else bounds.LSB
             least, most = bounds.code_range(tensor.dtype)
-            low = np.clip(np.rint(_codes(tensor, value.low)), least, most) - step
-            high = np.clip(np.rint(_codes(tensor, value.high)), least, most) + step
-            return _within(tensor, Interval(_reals(tensor, low), _reals(tensor, high)))
+            ends = (np.clip(np.rint(_codes(tensor, v)), least, most) for v in (value.low, value.high))
+            low, high = (_reals(tensor, end + change) for end, change in zip(ends, (-step, step), strict=True))
+            return _within(tensor, Interval(low, high))
         if tensor.dtype != "float32":
             return value
         bias = file.constant(op.inputs[2]) if op.name == "DEPTHWISE_CONV_2D" and len(op.inputs) > 2 else None
         extra = 0.0 if bias is None else 2 * np.abs(bias)
         ulps = bounds.EPS32 * (bounds.SMOOTH_ULP if op.name in elementwise.SMOOTH else 1)
-        least = bounds.SMOOTH_ULP * bounds.EPS32 if op.name in elementwise.SMOOTH else 0.0
-        low, high = (ulps * (np.abs(v) + extra) + least + bounds.TINY32 for v in (value.low, value.high))
-        return Interval(value.low - low, value.high + high)
+        smallest = bounds.SMOOTH_ULP * bounds.EPS32 if op.name in elementwise.SMOOTH else 0.0
+        down, up = (ulps * (np.abs(v) + extra) + smallest + bounds.TINY32 for v in (value.low, value.high))
+        return Interval(value.low - down, value.high + up)
 
     return keep
 

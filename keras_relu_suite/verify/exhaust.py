@@ -94,10 +94,12 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
         return "all pairs of 16-bit codes are too many" if site.input.dtype == "int16" else [cutout.pairs(file, site)]
     if site.op.name in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
         return [cutout.pool(file, site)]
-    if site.op.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+    if site.op.name in kernels.OPS:
         weights = file.tensors[site.op.inputs[1]]
-        if integers and (site.input.dtype != "int8" or weights.dtype != "int8" or weights.data is None):
+        if integers and (site.input.dtype, weights.dtype) not in (("int8", "int8"), ("uint8",) * 2, ("int16", "int8")):
             return f"it is fused into a {site.op.name} of {site.input.dtype} × {weights.dtype}"
+        if integers and (weights.data is None or weights.dtype == "int8" and weights.zero_point.any()):
+            return f"it is fused into a {site.op.name} whose weights are no symmetric constant"
         if not integers and weights.dtype not in ("float32", "float16"):
             return f"it is fused into a {site.op.name} with {weights.dtype} weights and float32 activations (hybrid)"
         return list((kernels.integer if integers else kernels.floating)(file, site))

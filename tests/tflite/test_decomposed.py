@@ -63,7 +63,7 @@ def test_every_lowering_of_a_prelu_is_one_site_with_its_exact_slopes(form):
     expected = np.minimum(A, 1) if form is multiply_relu_add or form is two_depthwise else A
     if form in (multiply_relu_add, two_depthwise):  # relu(x·(1 − a)) + a·x has slope a on x > 0 where a > 1
         assert site.semantics.kind == "two_sided_prelu"
-        np.testing.assert_array_equal(site.semantics.slopes[1], np.maximum(A, 1).reshape(site.semantics.slopes[1].shape))
+        np.testing.assert_array_equal(site.semantics.slopes[1].ravel(), np.maximum(A, 1).ravel())
     else:
         assert site.semantics.kind == "prelu"
         np.testing.assert_array_equal(site.semantics.slopes[1], 1)
