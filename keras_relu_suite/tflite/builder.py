@@ -100,7 +100,7 @@ class Builder:
         op = fb.OperatorT()
         op.opcodeIndex, op.inputs, op.outputs = self.codes.index(original.opcodeIndex), inputs, [output]
         op.builtinOptionsType, op.builtinOptions = original.builtinOptionsType, original.builtinOptions
-        if options:
+        if options and original.builtinOptions is not None:
             op.builtinOptions = type(original.builtinOptions)()
             vars(op.builtinOptions).update({**vars(original.builtinOptions), **options})
         self.graph.operators.append(op)

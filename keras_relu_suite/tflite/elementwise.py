@@ -70,9 +70,10 @@ def readable(file: File, op: Op) -> bool:
 
 
 def _pointwise_depthwise(file: File, op: Op) -> bool:
-    weights, o = file.tensors[op.inputs[1]], op.options
-    one = weights.shape[:3] == (1, 1, 1) and o.strideH == o.strideW == 1 and o.depthMultiplier in (0, 1)
-    return one and all(file.constant(i) is not None for i in op.inputs[1:] if i >= 0)
+    weights = file.tensors[op.inputs[1]]
+    strides = op.option("strideH", 0), op.option("strideW", 0)
+    one = weights.shape[:3] == (1, 1, 1) and weights.shape[3:] == file.tensors[op.inputs[0]].shape[3:]
+    return one and strides == (1, 1) and all(file.constant(i) is not None for i in op.inputs[1:] if i >= 0)
 
 
 def _fits(constant: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -117,7 +118,7 @@ def _plain(file: File, op: Op, get: Callable[[int], V], algebra: Algebra[V]) -> 
     if name in ("MAXIMUM", "MINIMUM"):
         return (algebra.maximum if name == "MAXIMUM" else algebra.minimum)(get(0), get(1))
     if name in ("LEAKY_RELU", "PRELU"):
-        alpha = get(1) if name == "PRELU" else algebra.constant(np.full((), float(op.options.alpha)))
+        alpha = get(1) if name == "PRELU" else algebra.constant(np.full((), float(op.option("alpha", 0.0))))
         zero = algebra.constant(np.zeros(()))
         return algebra.add(algebra.maximum(get(0), zero), algebra.multiply(algebra.minimum(get(0), zero), alpha))
     if name == "NEG":

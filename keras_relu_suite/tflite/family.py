@@ -9,6 +9,7 @@ import numpy as np
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.smooth import Array
 
+HALF = 2.0**-10  # of a parameter that a file holds in float16
 ONE_CODE = 0.02  # of a slope, where it is a constant among others of one int8 scale
 
 
@@ -23,7 +24,7 @@ def same_family(f: Semantics, g: Semantics, low: float = -np.inf, high: float = 
     """
     if not (f.piecewise_linear and g.piecewise_linear):
         return f.kind == g.kind and f.parameters.keys() == g.parameters.keys() and all(
-            np.isclose(value, g.parameters[name], rtol=1e-5) for name, value in f.parameters.items()
+            np.isclose(value, g.parameters[name], rtol=HALF) for name, value in f.parameters.items()
         )  # fmt: skip
     f, g = _within(f, low + near, high - near), _within(g, low + near, high - near)
     if len(f.knots) != len(g.knots) or not np.allclose(f.knots, g.knots, rtol=1e-6, atol=near):

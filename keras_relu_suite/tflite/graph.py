@@ -167,9 +167,9 @@ def _data_input(op: Op) -> int:
 def _of_op(file: File, op: Op) -> Semantics | str | None:
     """The function that the op itself applies; a sentence if it applies one that cannot be read."""
     if op.name == "LEAKY_RELU":
-        return semantics.leaky_relu(float(op.options.alpha))
+        return semantics.leaky_relu(float(op.option("alpha", 0.0)))
     if op.name == "GELU":
-        return semantics.smooth("gelu", approximate=bool(op.options.approximate))
+        return semantics.smooth("gelu", approximate=bool(op.option("approximate", False)))
     if op.name == "PRELU":
         alpha = file.constant(op.inputs[1])
         if alpha is None:

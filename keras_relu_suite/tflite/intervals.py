@@ -196,7 +196,7 @@ def _gain(file: File, op: Op) -> float:
     if op.name in elementwise.RELATIONS:
         return 0.0
     if op.name == "LEAKY_RELU":
-        return max(1.0, abs(float(op.options.alpha)))
+        return max(1.0, abs(float(op.option("alpha", 0.0))))
     if op.name not in ("MUL", "PRELU", "DEPTHWISE_CONV_2D", "DIV"):
         return 1.0
     constant = file.constant(op.inputs[1])

@@ -67,6 +67,10 @@ class Op:
     fused: str
     options: Any = field(repr=False)
 
+    def option(self, name: str, default: Any) -> Any:
+        """One of its options; a file may leave out what has the schema's default."""
+        return getattr(self.options, name, default)
+
 
 @dataclass(frozen=True, eq=False)
 class File:

@@ -183,7 +183,8 @@ def _float_error(
     if probe.low is None or probe.high is None or probe.compared is None:
         error = bounds.float_error(got, probe.exact, probe.magnitude, site.semantics)
         # What a kernel does to NaN, and alpha = 0 to inf, is the platform's: neither is compared.
-        return np.where(np.isnan(x) | (np.isinf(x) & (probe.exact == 0)), 0.0, error)
+        unknown = np.isnan(x) | (np.isinf(x) & ((probe.exact == 0) | np.isnan(probe.exact)))
+        return np.where(unknown, 0.0, error)
     with np.errstate(invalid="ignore"):
         value = got.astype(np.float64)
         error = np.abs(value - probe.exact) / np.where(
