@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as fb
 from numpy.typing import NDArray
 
+from keras_relu_suite.tflite import bounds
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File, Model, Op, Tensor, write
 
@@ -28,6 +30,7 @@ class Probe:
         low, high: The answers that are allowed, where more than one op's rounding is in them; see `intervals`.
         intended: The exact output if no inner tensor saturated.
         compared: Which answers count.
+        dtype: The output's type.
     """
 
     model: bytes
@@ -41,6 +44,12 @@ class Probe:
     high: NDArray[np.float64] | None = None
     intended: NDArray[np.float64] | None = None
     compared: NDArray[np.bool_] | None = None
+    dtype: str = "int8"
+
+    @functools.cached_property
+    def best(self) -> NDArray[np.int32]:
+        """The correctly rounded codes, for every device the same."""
+        return bounds.rounded(self.exact, self.dtype).astype(np.int32)
 
 
 class Builder:

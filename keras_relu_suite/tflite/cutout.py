@@ -72,6 +72,7 @@ def pointwise(file: File, site: TFLiteSite) -> Probe:
         x=feed,
         exact=np.broadcast_to(to_code(real, site.output), shape),
         magnitude=np.abs(real),
+        dtype=site.output.dtype,
     )
 
 
@@ -112,6 +113,7 @@ def group(file: File, site: TFLiteSite) -> Probe:
         high=oracle.high,
         intended=oracle.intended,
         compared=oracle.compared,
+        dtype=site.output.dtype,
     )
 
 
@@ -178,6 +180,7 @@ def pairs(file: File, site: TFLiteSite) -> Probe:
         exact=to_code(real, site.output),
         magnitude=np.broadcast_to(magnitude, (1, *full)),
         in_codes=False,
+        dtype=site.output.dtype,
     )
 
 
@@ -191,4 +194,4 @@ def pool(file: File, site: TFLiteSite) -> Probe:
     i, o = builder.tensor(site.input, shape), builder.tensor(site.output, shape)
     real = site.semantics.apply(to_real(feed, site.input))
     model = builder.finish([i], [i], o, filterHeight=1, filterWidth=1, strideH=1, strideW=1, padding=fb.Padding.VALID)
-    return Probe(model, (feed[None],), feed, to_code(real, site.output), np.abs(real))
+    return Probe(model, (feed[None],), feed, to_code(real, site.output), np.abs(real), dtype=site.output.dtype)

@@ -20,7 +20,7 @@ from keras_relu_suite.tflite.cutout import drive, to_code
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
 
-SLICE = 32  # output channels that share one probe: every one of them sees every accumulator of the others too
+SLICE = 8  # output channels that share one probe: every one of them sees every accumulator of the others too
 OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 UINT8_ZERO = 128  # the zero point of a probe's uint8 weights, so that ±127 can be written
 MANY = 1 << 12  # 16-bit outputs: so many boundaries, evenly spread, beside those at the knee and the clips
@@ -72,6 +72,7 @@ def integer(file: File, site: TFLiteSite) -> Iterator[Probe]:
             magnitude=np.abs(real).reshape(shape),
             first_channel=start,
             in_codes=False,
+            dtype=site.output.dtype,
         )
 
 
@@ -99,6 +100,7 @@ def floating(file: File, site: TFLiteSite) -> Iterator[Probe]:
         exact=site.semantics.apply(total).reshape(shape),
         magnitude=magnitude.reshape(shape),
         in_codes=False,
+        dtype=site.output.dtype,
     )
 
 

@@ -142,17 +142,18 @@ def _compare(name: str, site: TFLiteSite, probe: Probe, device: Device) -> SiteC
     got = device.run(probe.model, probe.inputs, outputs=1).outputs[0][0]
     integers = got.dtype.kind in "iu"
     x = np.broadcast_to(probe.x, got.shape)
+    expected: NDArray[Any] = probe.best if integers else probe.exact
+    error: NDArray[Any]
     if integers:
-        expected = bounds.rounded(probe.exact, got.dtype.name).astype(np.float64)
-        error = np.abs(got - expected)
-        excess = error - bounds.LSB
+        error = np.abs(got.astype(np.int32) - probe.best)
+        beyond = error > bounds.LSB
         if probe.low is not None and probe.high is not None:
-            excess = np.maximum(probe.low - got, got - probe.high)
+            beyond = (got < probe.low) | (got > probe.high)
     else:
-        expected, error = probe.exact, _float_error(site, probe, got, x)
-        excess = error - 1.0
-    beyond = excess > 0
-    at = np.unravel_index(int(np.argmax(excess if beyond.any() else error)), error.shape)
+        error = _float_error(site, probe, got, x)
+        beyond = error > 1.0
+    wrong, off = int(np.count_nonzero(beyond)), int(np.count_nonzero(error))
+    at = np.unravel_index(int(np.argmax(np.where(beyond, error, 0) if wrong else error)), error.shape)
     kind = "input code" if integers and probe.in_codes else "accumulator" if integers else "x ="
     if integers and not probe.in_codes and site.op.name in ("ADD", "SUB", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"):
         kind = "input code"
@@ -167,18 +168,23 @@ def _compare(name: str, site: TFLiteSite, probe: Probe, device: Device) -> SiteC
         site=name,
         device=device.name,
         compared=int(got.size if probe.compared is None else np.count_nonzero(probe.compared)),
-        codes=len(np.unique(got)) if integers else None,
-        off_by_rounding=int(np.count_nonzero((error > 0) & ~beyond)) if integers else 0,
-        beyond=int(np.count_nonzero(beyond)),
+        codes=_different(got) if integers else None,
+        off_by_rounding=off - int(np.count_nonzero(error[beyond])) if integers else 0,
+        beyond=wrong,
         worst=float(error[at]),
         witness=witness if error[at] > 0 else None,
         table=got.astype(np.int64) if integers and probe.in_codes else None,
     )
 
 
-def _float_error(
-    site: TFLiteSite, probe: Probe, got: NDArray[Any], x: NDArray[Any]
-) -> NDArray[np.float64]:
+def _different(codes: NDArray[Any]) -> int:
+    """How many different codes there are."""
+    seen = np.zeros(1 << 8 * codes.itemsize, np.bool_)
+    seen[codes.view(f"u{codes.itemsize}")] = True
+    return int(np.count_nonzero(seen))
+
+
+def _float_error(site: TFLiteSite, probe: Probe, got: NDArray[Any], x: NDArray[Any]) -> NDArray[np.float64]:
     """The error over what is allowed."""
     if probe.low is None or probe.high is None or probe.compared is None:
         error = bounds.float_error(got, probe.exact, probe.magnitude, site.semantics)
