@@ -206,7 +206,7 @@ def _with_metadata(
     sites, findings = [], [f"{u.name}: {u.reason}" for u in description.unread]
     for site in description.sites:
         mine = [found[j] for j, i in chosen.items() if wanted[i][0].name == site.name]
-        whole = len(mine) == site.calls and all(site.semantics.same_family(t.semantics) for t in mine)
+        whole = len(mine) == site.calls and all(t.may_be(site.semantics) for t in mine)
         lowering = mine[0].lowering if whole else None
         if lowering is None:
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")

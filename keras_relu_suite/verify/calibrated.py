@@ -6,7 +6,7 @@ The site's exact function is taken twice, with the scales that were calibrated a
 
 Where both are the same numbers nothing is computed. Otherwise an output that moved by more than 1 LSB (of the
 calibrated output) is a finding: it is cut off, or blurred by coarser codes. Where only zero points moved, and by 1, the
-outermost input codes are left out: a zero point is rounded, and the next integer moves both ends of the range by a step.
+outermost input codes are left out: a zero point is rounded, and the next integer moves both ends of a range by a step.
 """
 
 from __future__ import annotations

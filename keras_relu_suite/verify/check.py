@@ -85,6 +85,7 @@ def verify(
     not_compared = [f"{u.name}: {u.reason}" for u in (description.unread if description is not None else ())]
     if reference is None:
         not_compared.append("trained slopes: there is neither a Keras model nor our metadata to compare with")
+    not_compared += match.other_graphs(file, found.sites)
     records: list[DeviceRecord] = []
     checks: list[SiteCheck] = []
     outcome: Outcome | None = None

@@ -29,7 +29,7 @@ from keras_relu_suite.verify.match import Pair, Ports
 from keras_relu_suite.verify.metric import classes
 from keras_relu_suite.verify.result import EndToEnd, InPlace
 from keras_relu_suite.verify.stretch import Floats, Stretch, Tally, clipped, step
-from keras_relu_suite.verify.trained import Noise, Result, Trained
+from keras_relu_suite.verify.trained import Noise, Result, Trained, hybrid
 
 DRAWS = 8
 ROUNDING_FACTOR = 2.0
@@ -96,10 +96,11 @@ class Comparison:
             self.stretches.append(Stretch(p.name, p.site.output, sites[i].channel_axis, p.site, sites[i].semantics))
             self.at[i, p.call] = k
         dense = [op for op in file.ops if op.name == "FULLY_CONNECTED"]
-        self.integers = any(t.quantized and t.data is None for t in file.tensors)
+        self.integers = any(t.quantized and t.data is None for t in file.tensors) or hybrid(file)
         self.half = any(t.dtype == "float16" and t.data is not None for t in file.tensors)
         self.dense_per_channel = all(file.tensors[op.inputs[1]].scale.size != 1 for op in dense)
-        affine = [op for op in file.ops if op.name in ("MUL", "ADD", "SUB")]
+        grouped = {op.index for p in pairs for op in p.site.group if p.site.subgraph == 0}
+        affine = [op for op in file.ops if op.name in ("MUL", "ADD", "SUB") and op.index not in grouped]
         self.norms_folded = not any(file.tensors[i].data is not None for op in affine for i in op.inputs)
         self.ends: list[End] = []
         self.not_aligned: set[str] = set()

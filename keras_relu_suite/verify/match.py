@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_relu_suite import semantics
 from keras_relu_suite.errors import MismatchError
@@ -54,18 +55,21 @@ def pair(
 ) -> tuple[list[Pair], list[Finding]]:
     """Every site of the file with its counterpart; and findings for those that have none, or one of another kind.
 
-    Who belongs to whom says `align`. In integers an activation may be there without its name: what counts is whether
-    the output's codes can tell (`implied`).
+    Who belongs to whom says `align`. Only the main graph is compared with the model; a site that changes nothing under
+    the one that follows (the ReLU in a convolution before min(relu(x), 4)) is part of that. In integers an activation
+    may be there without its name: what counts is whether the output's codes can tell (`implied`).
     """
     if expected is None:
         return [Pair(site.name, site) for site in found], []
-    wanted, chosen = align(expected, found)
+    wanted, chosen = align(expected, [site for site in found if site.subgraph == 0])
     pairs, findings = [], []
     for j, site in enumerate(found):
         if j not in chosen:
             if implied.same(LINEAR, site.semantics, site):
                 continue  # it clips nothing that the codes could hold
             pairs.append(Pair(site.name, site))
+            if site.subgraph or _absorbed(site, [found[i] for i in chosen]):
+                continue
             findings.append(
                 finding("KRS202", f"{site.name}: the file has a {site.semantics.describe()} ({site.lowering}) "
                         "without counterpart in the model", site=site.name)
@@ -73,7 +77,7 @@ def pair(
             continue
         e, call = wanted[chosen[j]]
         name = e.name if e.calls == 1 else f"{e.name}#{call + 1}"
-        if e.semantics.same_family(site.semantics) or implied.same(e.semantics, site.semantics, site):
+        if site.may_be(e.semantics) or implied.same(e.semantics, site.semantics, site):
             pairs.append(Pair(name, site, e, call))
         else:
             pairs.append(Pair(name, site))
@@ -93,6 +97,27 @@ def pair(
                         "file", site=e.name)
             )  # fmt: skip
     return pairs, findings
+
+
+def other_graphs(file: File, found: Sequence[TFLiteSite]) -> list[str]:
+    """For every graph beside the main one what is not compared of its sites: they have no counterpart in the model."""
+    return [
+        f"{view.label}: {n} activation{'s' * (n > 1)} of another graph of the file: the function was checked, not the "
+        "slopes against training, nor in place or end to end"
+        for view in file.graphs
+        if view.subgraph and (n := sum(site.subgraph == view.subgraph for site in found))
+    ]
+
+
+def _absorbed(site: TFLiteSite, matched: Sequence[TFLiteSite]) -> bool:
+    """Whether a matched site follows and gives the same without this one: f(g(x)) = f(x)."""
+    for after in matched:
+        if after.input.index == site.output.index and after.semantics.piecewise_linear:
+            knots = np.array([0.0, *after.semantics.knots, *site.semantics.knots])
+            x = np.concatenate([knots + d for d in (-1e3, -1.0, 0.0, 1.0, 1e3)])
+            x = x.reshape(-1, *[1] * max(s.ndim for s in after.semantics.slopes))
+            return np.array_equal(after.semantics.apply(site.semantics.apply(x)), after.semantics.apply(x))
+    return False
 
 
 @dataclass(frozen=True)

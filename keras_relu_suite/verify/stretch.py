@@ -2,7 +2,7 @@
 
 The difference that a stretch makes by itself may be, as RMS over samples and positions of a channel c,
 
-    √((8·σ_c)² + 3·(L_c·s_in)² + 3·s_out²),
+    √((8·σ_c)² + 3·(L_c·s_in)² + 3·s_out²)  (and 3·(L_t·s_t)² for every tensor t inside a site of several ops),
 
 σ_c the standard deviation that rounding the weights makes there (measured, see `trained.Noise`) and L_c the largest
 slope. The first term: a weight's rounding is one draw for all samples; 8 deviations, since σ_c is itself estimated from
@@ -104,7 +104,7 @@ class Stretch:
         steps = [step(self.output, self.spread)]
         if self.site is not None and not self.site.fused:
             steepest = max((float(np.abs(s).max()) for s in self.site.semantics.slopes), default=1.0)
-            steps.append(steepest * step(self.site.input, self.spread))
+            steps += [steepest * step(self.site.input, self.spread), *self.site.inner]
         kernels = KERNEL * sum(s**2 for s in steps) + np.finfo(np.float64).tiny
         limit: Floats = np.sqrt(DEVIATIONS**2 * np.mean(self.variances, axis=0) + kernels)
         return limit
