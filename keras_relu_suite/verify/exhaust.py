@@ -100,7 +100,8 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
             return f"it is fused into a {site.op.name} of {site.input.dtype} × {weights.dtype}"
         if integers and (weights.data is None or weights.dtype == "int8" and weights.zero_point.any()):
             return f"it is fused into a {site.op.name} whose weights are no symmetric constant"
-        if not integers and weights.dtype not in ("float32", "float16"):
+        hybrid = weights.dtype == "int8" and weights.data is not None and site.op.name != "TRANSPOSE_CONV"
+        if not integers and weights.dtype not in ("float32", "float16") and not hybrid:
             return f"it is fused into a {site.op.name} with {weights.dtype} weights and float32 activations (hybrid)"
         return list((kernels.integer if integers else kernels.floating)(file, site))
     return f"it is fused into {site.op.name}, for which there is no test kernel"

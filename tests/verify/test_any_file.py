@@ -243,6 +243,28 @@ def test_float16_slopes_are_read_through_their_dequantize(data, tmp_path):
     assert v.sites[0].slopes == tuple(half.astype(float))
 
 
+def test_hybrid_ops_are_driven_and_compared_in_place(data, tmp_path):
+    keras.utils.set_random_seed(4)
+    layers = [
+        keras.layers.Conv2D(40, 3, activation="relu", name="c"),
+        keras.layers.Conv2D(64, 3, activation="relu6", name="d"),
+        keras.layers.Flatten(), keras.layers.Dense(64, activation="relu", name="e"), keras.layers.Dense(3),
+    ]  # fmt: skip
+    model = keras.Sequential([keras.Input((8, 8, 1), batch_size=1), *layers])
+    for name in "cde":
+        bias = model.get_layer(name).bias
+        bias.assign(np.random.default_rng(5).standard_normal(bias.shape))
+    data_ = stock(model, data, "dynamic", tmp_path)
+    file = schema.read(data_)
+    assert sum(file.tensors[op.inputs[1]].dtype == "int8" for op in file.ops if len(op.inputs) > 1) >= 2
+    v = krs.verify(data_, model=model, data=data, devices=CPU)
+    assert v, v.summary()
+    assert len(v.checks) == 9 and {i.name for i in v.in_place} >= {"c", "d", "e"}
+    other = keras.models.clone_model(model)
+    other.set_weights([-w if w.shape == (64,) else w for w in model.get_weights()])
+    assert "KRS301" in codes(krs.verify(data_, model=other, data=data, devices=("reference",)))
+
+
 # Several graphs.
 
 
