@@ -113,6 +113,10 @@ def _group_probes(file: File, site: TFLiteSite) -> list[Probe] | str:
             return f"its tensor {t.name!r} is {t.dtype}"
         if t.dtype not in ("float32", "bool") and t.scale.size != 1:
             return f"its tensor {t.name!r} has no single scale"
+    rank = len(site.input.shape)
+    for c in (file.constant(i) for op in site.group for i in op.inputs if op.name != "DEPTHWISE_CONV_2D"):
+        if c is not None and c.ndim == rank > 1 and c.shape[0] > 1:
+            return "one of its constants differs by sample"
     return [cutout.group(file, site)]
 
 

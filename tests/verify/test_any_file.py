@@ -227,6 +227,21 @@ def test_what_the_converter_takes_apart_is_compared_with_the_model_in_place(data
     assert {"act"} <= {i.name for i in v.in_place}
 
 
+def test_both_slopes_of_a_two_sided_prelu_are_compared(data, tmp_path):
+    layer = krs.layers.TwoSidedPReLU(name="act")
+    model, random = around(layer), np.random.default_rng(3)
+    layer.negative.assign(random.uniform(-0.5, 0.9, layer.negative.shape))
+    layer.positive.assign(random.uniform(0.5, 1.4, layer.positive.shape))
+    file = stock(model, data, "float32", tmp_path)
+    v = krs.verify(file, model=model, data=data, devices=("reference",))
+    assert v, v.summary()
+    assert v.sites[0].activation == "two_sided_prelu"
+    layer.positive.assign(layer.positive.numpy() * [1, 1.2, 1, -1])
+    v = krs.verify(file, model=model, devices=("reference",))
+    assert {(f.code, f.channel) for f in v.findings} == {("KRS102", 3), ("KRS103", 1)}
+    assert all("slope on x > 0" in f.message or "slopes on x > 0" in f.message for f in v.findings)
+
+
 @pytest.mark.parametrize("threshold", [0.4, 0.6])
 def test_another_threshold_than_was_trained_is_another_activation(data, tmp_path, threshold):
     exported = around(keras.layers.ReLU(4.0, 0.1, 0.5, name="act"))
