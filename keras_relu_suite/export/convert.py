@@ -208,7 +208,7 @@ def _with_metadata(
         mine = [found[j] for j, i in chosen.items() if wanted[i][0].name == site.name]
         whole = len(mine) == site.calls and all(t.may_be(site.semantics) for t in mine)
         lowering = mine[0].lowering if whole else None
-        if lowering is None:
+        if lowering is None or any(t.group for t in mine):
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering})
     for op in graph.float_islands(file):

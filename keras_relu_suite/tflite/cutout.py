@@ -125,6 +125,8 @@ def _constant(builder: Builder, file: File, tensor: Tensor) -> int:
 def _group_shape(file: File, site: TFLiteSite) -> tuple[int, ...]:
     """The input's shape without its batch, with 1 along every axis but the last where no constant differs."""
     rank = len(site.input.shape)
+    if rank < 2:
+        return site.input.shape
     shape = [1] * (rank - 1) + list(site.input.shape[-1:])
     for op in site.group:
         for i in op.inputs:

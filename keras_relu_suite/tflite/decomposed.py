@@ -106,7 +106,7 @@ def _worth_reading(file: File, root: int, ops: list[Op]) -> bool:
     """Whether something in it bends, and it is no residual connection around one activation."""
     if not any(op.name in BENDS or op.fused in BENDS for op in ops):
         return False
-    constants = any(file.constant(i) is not None for op in ops for i in op.inputs if i >= 0)
+    constants = any(file.is_constant(i) for op in ops for i in op.inputs)
     return constants or not (ops[-1].name == "ADD" and root in ops[-1].inputs)
 
 

@@ -30,6 +30,9 @@ RELATIONS: dict[str, Callable[[Any, Any], Any]] = {
 SELECTS = ("SELECT", "SELECT_V2")
 BINARY = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM")
 UNARY = ("NEG", "ABS", "QUANTIZE", "DEQUANTIZE", "CAST", "LEAKY_RELU", "PRELU", *CLIPS, *SMOOTH)
+KNOWN = {"DEPTHWISE_CONV_2D", *BINARY, *UNARY, *SELECTS, *RELATIONS}
+FLOATS = ("float32", "float16", "bool")
+REAL = ("int8", "uint8", "int16", *FLOATS)  # integers that are no codes are indices and sizes
 BENDS = {*CLIPS, *SMOOTH, *RELATIONS, *SELECTS, "MAXIMUM", "MINIMUM", "LEAKY_RELU", "PRELU", "ABS"}
 FINER = 2.0**-7  # of an LSB: comparing kernels bring both sides to a grid 2⁸ times as fine as their codes
 
@@ -48,25 +51,35 @@ class Algebra(Protocol[V]):
 
 
 def operands(file: File, op: Op) -> tuple[int, ...]:
-    """The inputs that are not constants, each once; None of them for an op that is not elementwise."""
-    return tuple(dict.fromkeys(i for i in op.inputs if i >= 0 and file.constant(i) is None))
+    """The inputs that are not constants, each once."""
+    return tuple(dict.fromkeys(i for i in op.inputs if i >= 0 and not file.is_constant(i)))
 
 
 def readable(file: File, op: Op) -> bool:
     """Whether the op works element by element, channels among themselves, with constants that broadcast along."""
-    if not op.outputs or not op.inputs:
+    if op.name not in KNOWN or not op.outputs or len(op.inputs) < _arity(op) or min(op.inputs[: _arity(op)]) < 0:
         return False
-    shape = file.tensors[op.outputs[0]].shape
-    moving = operands(file, op)
-    if not moving or any(file.tensors[i].shape != shape for i in moving):
+    output, moving = file.tensors[op.outputs[0]], operands(file, op)
+    shape = output.shape
+    if not moving or 0 in shape or any(file.tensors[i].shape != shape for i in moving):
+        return False
+    tensors = (output, *(file.tensors[i] for i in moving))
+    if not all(t.dtype in REAL and (t.dtype in FLOATS or t.scale.size) for t in tensors):
         return False
     if op.name == "DEPTHWISE_CONV_2D":
         return moving == op.inputs[:1] and _pointwise_depthwise(file, op)
     if op.name in ("PRELU", "DIV") and moving != op.inputs[:1]:
         return False
-    constants = [c for c in map(file.constant, op.inputs) if c is not None]
-    known = op.name in (*BINARY, *UNARY, *SELECTS, *RELATIONS) and (op.name != "DIV" or bool(constants[0].all()))
-    return known and all(_fits(c.shape, shape) for c in constants)
+    constants = [file.constant(i) for i in op.inputs if i not in moving]
+    if op.name == "DIV" and any(c is None or not c.all() for c in constants):
+        return False
+    return all(c is not None and _fits(c.shape, shape) and bool(np.isfinite(c).all()) for c in constants)
+
+
+def _arity(op: Op) -> int:
+    if op.name in SELECTS:
+        return 3
+    return 2 if op.name in (*BINARY, *RELATIONS, "PRELU", "DEPTHWISE_CONV_2D") else 1
 
 
 def _pointwise_depthwise(file: File, op: Op) -> bool:

@@ -102,6 +102,8 @@ def _of_graph(file: File) -> Graph:
             found.append(_group_site(file, ends[op.index]))
         if op.index in hidden or op.index in ends:
             continue
+        if not op.outputs or not any(i >= 0 for i in op.inputs):
+            continue
         function = _of_op(file, op)
         if isinstance(function, str):
             unread.append(function)
@@ -192,7 +194,7 @@ def _site(file: File, op: Op, function: Semantics, fused: bool) -> TFLiteSite:
 
 def _data_input(op: Op) -> int:
     # TRANSPOSE_CONV reads (output shape, weights, data); everything else has its data first.
-    return op.inputs[2] if op.name == "TRANSPOSE_CONV" else op.inputs[0]
+    return op.inputs[2] if op.name == "TRANSPOSE_CONV" and len(op.inputs) > 2 else op.inputs[0]
 
 
 def _of_op(file: File, op: Op) -> Semantics | str | None:
@@ -202,7 +204,7 @@ def _of_op(file: File, op: Op) -> Semantics | str | None:
     if op.name == "GELU":
         return semantics.smooth("gelu", approximate=bool(op.option("approximate", False)))
     if op.name == "PRELU":
-        alpha = file.constant(op.inputs[1])
+        alpha = file.constant(op.inputs[1]) if len(op.inputs) > 1 else None
         if alpha is None:
             return f"op {op.index} (PRELU): its slopes are no constant that can be read"
         return semantics.prelu(alpha)

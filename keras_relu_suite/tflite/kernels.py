@@ -14,6 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as fb
 from numpy.typing import NDArray
 
+from keras_relu_suite.tflite import bounds
 from keras_relu_suite.tflite.bounds import code_range
 from keras_relu_suite.tflite.builder import Builder, Probe
 from keras_relu_suite.tflite.cutout import drive, to_code
@@ -21,6 +22,7 @@ from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
 
 SLICE = 8  # output channels that share one probe: every one of them sees every accumulator of the others too
+FLOAT_SLICE = 64
 OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 UINT8_ZERO = 128  # the zero point of a probe's uint8 weights, so that ±127 can be written
 MANY = 1 << 12  # 16-bit outputs: so many boundaries, evenly spread, beside those at the knee and the clips
@@ -77,31 +79,53 @@ def integer(file: File, site: TFLiteSite) -> Iterator[Probe]:
 
 
 def floating(file: File, site: TFLiteSite) -> Iterator[Probe]:
-    """The same for float32: one weight of 1, so that the activation sees x + bias, over the sweep and each knot."""
+    """The same for float32: one weight of 1, so that the activation sees x + bias, over the sweep and each knot.
+
+    A *hybrid* op has int8 weights and rounds each sample of its input to int8 by that sample's largest value. With one
+    weight code of 127 and one value a sample nothing is lost but the rounding of scales, and the activation sees
+    x·127·s_c + bias.
+    """
     weights = file.tensors[site.op.inputs[1]]
+    hybrid = weights.dtype == "int8"
     depthwise = site.op.name == "DEPTHWISE_CONV_2D"
     channels = weights.shape[-1] if depthwise else weights.shape[0]
     constant = file.constant(_bias(site)) if _bias(site) >= 0 else None
-    bias = np.zeros(channels, np.float32) if constant is None else constant.astype(np.float32).reshape(-1)
-    knots = np.array([0.0, *site.semantics.knots], np.float32)
-    at_knots = (knots[:, None] - bias[None]).ravel()
+    every_bias = np.zeros(channels, np.float32) if constant is None else constant.astype(np.float32).reshape(-1)
+    gains = np.broadcast_to(127 * weights.scale if hybrid else np.ones(1), (channels,))
+    for start in range(0, channels, FLOAT_SLICE):
+        part = slice(start, min(start + FLOAT_SLICE, channels))
+        gain, bias = gains[part], every_bias[part]
+        x = _sweep(site, gain, bias, hybrid)
+        feed_shape, kernel_shape, shape, options = _layout(site.op.name, len(x), 1, part.stop - start)
+        if hybrid and site.op.name == "CONV_2D":  # every row is a sample
+            feed_shape, shape = (len(x), 1, 1, 1), (len(x), 1, 1, part.stop - start)
+        feed = np.broadcast_to(x[:, None], (len(x), part.stop - start if depthwise else 1)).reshape(feed_shape)
+        with np.errstate(over="ignore"):
+            product = x.astype(np.float64)[:, None] * gain
+            total, magnitude = product + bias, np.abs(product) + np.abs(bias.astype(np.float64))
+        kernel = np.full(kernel_shape, 127, np.int8) if hybrid else np.ones(kernel_shape, np.float32)
+        yield Probe(
+            model=_assemble(Builder(file, site), feed_shape, kernel, bias, shape, options, part),
+            inputs=(feed[None],),
+            x=np.broadcast_to(x[:, None], total.shape).reshape(shape),
+            exact=site.semantics.apply(total).reshape(shape),
+            magnitude=(bounds.HYBRID_ULP if hybrid else 1) * magnitude.reshape(shape),
+            first_channel=start,
+            in_codes=False,
+            dtype=site.output.dtype,
+        )
+
+
+def _sweep(site: TFLiteSite, gain: NDArray[np.float64], bias: NDArray[np.float32], hybrid: bool) -> NDArray[np.float32]:
+    """The finite floats of the sweep, and those that put some channel on a knot."""
+    knots = np.array([0.0, *site.semantics.knots])
+    at_knots = ((knots[:, None] - bias) / gain).ravel().astype(np.float32)
     sweep = drive(site.input, site.semantics)
+    sweep = sweep[np.isfinite(sweep)]
+    if hybrid:  # the scale of a sample must be a normal float, and its product with the weights' too
+        return np.concatenate([sweep[(np.abs(sweep) > 2.0**-60) & (np.abs(sweep) < 2.0**60)], at_knots[at_knots != 0]])
     near = [at_knots, *(np.nextafter(at_knots, np.float32(d)) for d in (-np.inf, np.inf))]
-    x = np.concatenate([sweep[np.isfinite(sweep)], *near]).astype(np.float32)
-    feed_shape, kernel_shape, shape, options = _layout(site.op.name, len(x), 1, channels)
-    feed = np.broadcast_to(x[:, None], (len(x), channels if depthwise else 1)).reshape(feed_shape)
-    with np.errstate(over="ignore"):
-        total = x.astype(np.float64)[:, None] + bias.astype(np.float64)
-        magnitude = np.abs(x.astype(np.float64))[:, None] + np.abs(bias.astype(np.float64))
-    yield Probe(
-        model=_assemble(Builder(file, site), feed_shape, np.ones(kernel_shape, np.float32), bias, shape, options),
-        inputs=(feed[None],),
-        x=np.broadcast_to(x[:, None], total.shape).reshape(shape),
-        exact=site.semantics.apply(total).reshape(shape),
-        magnitude=magnitude.reshape(shape),
-        in_codes=False,
-        dtype=site.output.dtype,
-    )
+    return np.concatenate([sweep, *near]).astype(np.float32)
 
 
 def _bias(site: TFLiteSite) -> int:

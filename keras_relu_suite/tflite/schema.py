@@ -115,6 +115,13 @@ class File:
         """The op that makes each tensor."""
         return {t: op for op in self.ops for t in op.outputs}
 
+    def is_constant(self, index: int) -> bool:
+        """Whether the values of a tensor are in the file, perhaps behind DEQUANTIZE."""
+        if index < 0 or self.tensors[index].data is not None:
+            return index >= 0
+        op = self.producer.get(index)
+        return op is not None and op.name == "DEQUANTIZE" and self.is_constant(op.inputs[0])
+
     def constant(self, index: int) -> NDArray[np.float64] | None:
         """The real values of a constant, also one that reaches its op through DEQUANTIZE (float16 files)."""
         if index < 0:

@@ -100,7 +100,8 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
             return f"it is fused into a {site.op.name} of {site.input.dtype} × {weights.dtype}"
         if integers and (weights.data is None or weights.dtype == "int8" and weights.zero_point.any()):
             return f"it is fused into a {site.op.name} whose weights are no symmetric constant"
-        if not integers and weights.dtype not in ("float32", "float16"):
+        hybrid = weights.dtype == "int8" and weights.data is not None and site.op.name != "TRANSPOSE_CONV"
+        if not integers and weights.dtype not in ("float32", "float16") and not hybrid:
             return f"it is fused into a {site.op.name} with {weights.dtype} weights and float32 activations (hybrid)"
         return list((kernels.integer if integers else kernels.floating)(file, site))
     return f"it is fused into {site.op.name}, for which there is no test kernel"
@@ -112,6 +113,10 @@ def _group_probes(file: File, site: TFLiteSite) -> list[Probe] | str:
             return f"its tensor {t.name!r} is {t.dtype}"
         if t.dtype not in ("float32", "bool") and t.scale.size != 1:
             return f"its tensor {t.name!r} has no single scale"
+    rank = len(site.input.shape)
+    for c in (file.constant(i) for op in site.group for i in op.inputs if op.name != "DEPTHWISE_CONV_2D"):
+        if c is not None and c.ndim == rank > 1 and c.shape[0] > 1:
+            return "one of its constants differs by sample"
     return [cutout.group(file, site)]
 
 

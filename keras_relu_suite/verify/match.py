@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -60,7 +60,7 @@ def pair(
     may be there without its name: what counts is whether the output's codes can tell (`implied`).
     """
     if expected is None:
-        return [Pair(site.name, site) for site in found], []
+        return _named_apart([Pair(site.name, site) for site in found]), []
     wanted, chosen = align(expected, [site for site in found if site.subgraph == 0])
     pairs, findings = [], []
     for j, site in enumerate(found):
@@ -96,7 +96,17 @@ def pair(
                 finding("KRS201", f"{e.name}: the model's {e.semantics.describe()}{which} has no counterpart in the "
                         "file", site=e.name)
             )  # fmt: skip
-    return pairs, findings
+    return _named_apart(pairs), findings
+
+
+def _named_apart(pairs: list[Pair]) -> list[Pair]:
+    """With a number behind every name that was there before: a stranger's tensors may share a scope."""
+    seen: dict[str, int] = {}
+    result = []
+    for p in pairs:
+        n = seen[p.name] = seen.get(p.name, 0) + 1
+        result.append(p if n == 1 else replace(p, name=f"{p.name} ({n})"))
+    return result
 
 
 def other_graphs(file: File, found: Sequence[TFLiteSite]) -> list[str]:

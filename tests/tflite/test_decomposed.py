@@ -204,6 +204,15 @@ def test_knots_that_differ_by_channel_are_listed():
     assert "its knots differ by channel" in found.unread[0]
 
 
+def test_arithmetic_of_indices_is_no_activation():
+    net = Net()
+    x = net.input((1, 4), "int32")
+    below = net.op("LESS", [x, net.tensor((), "int32", data=np.zeros((), np.int32))], dtype="bool")
+    wrapped = net.op("ADD", [x, net.tensor((), "int32", data=np.full((), 7, np.int32))])
+    _, found = read(net, net.op("SELECT_V2", [below, wrapped, x], like=x))
+    assert found.sites == () and found.unread == ()
+
+
 @given(st.lists(st.floats(-4, 4, width=16), min_size=4, max_size=4), st.sampled_from(sorted(FORMS, key=str)))
 def test_the_function_read_is_the_one_that_the_ops_compute(slopes, form):
     """The symbolic reading against plain evaluation of the ops at points."""

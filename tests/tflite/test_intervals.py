@@ -123,6 +123,14 @@ def test_a_comparison_of_codes_of_different_scales_may_fall_either_way_where_bot
     assert probe.low[158, 0] <= 0 and probe.high[158, 0] >= 30
 
 
+def test_a_vector_without_a_batch_keeps_its_channels():
+    net = Net()
+    x = net.input((4,), "int8", 0.1, 5)
+    bent = net.op("MUL", [x, net.constant(A, "int8", 0.9 / 127)], scale=0.1, zero_point=5)
+    _, site, probe = probe_of(net.bytes(net.op("MAXIMUM", [x, bent])))
+    assert probe.exact.shape == (256, 4) and site.semantics.kind == "prelu"
+
+
 def test_one_step_of_each_inner_tensor_as_it_reaches_the_output():
     _, site, _ = probe_of(multiply_relu_add())
     np.testing.assert_allclose(site.inner, [0.12, 0.1], rtol=1e-6)
