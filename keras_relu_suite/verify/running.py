@@ -60,7 +60,7 @@ def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], find
     checks: list[SiteCheck] = []
     with ExitStack() as stack:
         workers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
-        pending: list[tuple[Pair, list[Future[SiteCheck | DeviceError]]]] = []
+        pending: list[tuple[Pair, list[Future[SiteCheck | Finding]]]] = []
         for p in pairs:
             probes = exhaust.probes(file, p.site)
             if isinstance(probes, str):
@@ -76,8 +76,8 @@ def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], find
                     future.exception()
         for p, results in pending:
             for device, result in zip(devices, (future.result() for future in results), strict=True):
-                if isinstance(result, DeviceError):
-                    findings.append(device_finding(device, result, p.name))
+                if isinstance(result, Finding):
+                    findings.append(result)
                     continue
                 checks.append(result)
                 if not result:
@@ -85,11 +85,12 @@ def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], find
     return checks
 
 
-def _check(p: Pair, probes: list[Probe], device: Device) -> SiteCheck | DeviceError:
+def _check(p: Pair, probes: list[Probe], device: Device) -> SiteCheck | Finding:
     try:
         return exhaust.check(p.name, p.site, probes, device)
     except DeviceError as error:
-        return error
+        # It may start the device again, which only the thread that uses it may do.
+        return device_finding(device, error, p.name)
 
 
 def _wrong(p: Pair, device: Device, check: SiteCheck) -> Finding:

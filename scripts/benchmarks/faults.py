@@ -69,6 +69,8 @@ def run(quick: bool, out: Path | None) -> list[Row]:
     clean: dict[str, tuple[int, int]] = {}
     with ExitStack() as stack:
         opened = {name: stack.enter_context(devices.get(name)) for name in ("xnnpack", "builtin", "reference", "micro")}
+        for device in opened.values():
+            device.time_limit = 3600.0  # a machine that is stopped for a while is no runtime that hangs
         for seed in seeds:
             for subject in subjects.subjects(seed, QUICK if quick else None):
                 there = [opened[name] for name in subject.devices]
