@@ -32,6 +32,12 @@ RULES = {
         "The file encodes a slope more than 2 % off the trained one (an error once it moves an output by 1 LSB).",
         "All slopes of a layer share one int8 scale, set by the largest. Constrain outliers or share one slope.",
     ),
+    "KRS104": Rule(
+        "error",
+        "A tensor inside an activation of several ops clips: its range does not hold what the activation needs.",
+        "The converter took its range from data that did not reach these codes. Calibrate on wider data, or export "
+        "with krs.export, which derives inner ranges from the input's.",
+    ),
     "KRS201": Rule(
         "error",
         "An activation of the Keras model has no counterpart in the file.",
@@ -49,6 +55,16 @@ RULES = {
         "warning",
         "The entry that our export wrote into the file is damaged.",
         "Export again, or pass the Keras model.",
+    ),
+    "KRS207": Rule(
+        "error",
+        "An op moves codes between tensors of different scales, so that the same code means another value after it.",
+        "The file was edited, or its writer has a fault. Export again.",
+    ),
+    "KRS208": Rule(
+        "error",
+        "The scales around an activation are not those that the export calibrated, and cut off or blur its values.",
+        "The file was edited after the export. Export again; for other ranges, with other calibration data.",
     ),
     "KRS301": Rule(
         "error",
