@@ -21,10 +21,10 @@ from keras_relu_suite.errors import (
 )
 from keras_relu_suite.export.calibrate import by_name
 from keras_relu_suite.monitor import probe
-from keras_relu_suite.tflite import graph, schema
+from keras_relu_suite.tflite import graph, names, schema, source
 from keras_relu_suite.tflite.align import Expected
 from keras_relu_suite.tflite.schema import File
-from keras_relu_suite.verify import fidelity, match
+from keras_relu_suite.verify import advice, fidelity, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
 from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
@@ -89,6 +89,7 @@ def verify(
         running = start(opened, file, records, findings)
         say(f"function: {len(pairs)} activations on {len(running)} devices")
         checks = functions(file, pairs, running, findings)
+        findings += advice.findings(file, pairs, checks)
         for p in pairs:
             if p.expected is not None:
                 mine = [c for c in checks if c.site == p.name]
@@ -149,12 +150,7 @@ def _asked(
 def _read(tflite: str | os.PathLike[str] | bytes) -> tuple[File, str]:
     if isinstance(tflite, bytes):
         return schema.read(tflite, "the given bytes"), "bytes"
-    path = Path(tflite)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TFLiteFileError(f"Cannot read {str(path)!r}: {error.strerror or error}") from error
-    return schema.read(data, str(path)), path.name
+    return schema.read(source.load(tflite), str(tflite)), names.printable(Path(tflite).name)
 
 
 def _as_executed(model: keras.Model, description: Description, ports: match.Ports) -> Description:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_relu_suite.devices import Device
-from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused
+from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused, FileRejected
+from keras_relu_suite.tflite import limits
 from keras_relu_suite.tflite.schema import File
 from keras_relu_suite.verify import exhaust
 from keras_relu_suite.verify.exhaust import SiteCheck
@@ -15,12 +16,15 @@ from keras_relu_suite.verify.match import Pair
 from keras_relu_suite.verify.result import DeviceRecord
 from keras_relu_suite.verify.rules import Finding, finding
 
+WHOLE = "the whole file"
+
 
 def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], findings: list[Finding]) -> list[Device]:
     """The devices that are there; a finding for each that is not or that does not take the file."""
     running = []
     zeros = [np.zeros((1, *file.tensors[i].shape), file.tensors[i].dtype) for i in file.inputs]
     for device in devices:
+        device.limits = limits.of(file)
         reason = device.unavailable()
         executed: tuple[str, ...] = ()
         if reason is not None:
@@ -30,7 +34,7 @@ def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], fi
                 executed = device.run(file.data, zeros, outputs=len(file.outputs)).executed
                 running.append(device)
             except DeviceError as error:
-                findings.append(device_finding(device, error, "the whole file"))
+                findings.append(device_finding(device, error, WHOLE))
         records.append(DeviceRecord(device.name, device.kind, device.engine, device.version, reason, executed))
     return running
 
@@ -41,6 +45,8 @@ def device_finding(device: Device, error: DeviceError, what: str) -> Finding:
         if device.unavailable() is None:
             return finding("KRS904", f"{device.name} on {what}: {error}", device=device.name)
         return finding("KRS902", f"{device.name} vanished on {what}: {error}", device=device.name)
+    if isinstance(error, FileRejected) and what == WHOLE:  # a probe of ours that is rejected is not the file's fault
+        return finding("KRS213", f"{device.name} rejects {what}: {error}", device=device.name)
     if isinstance(error, DeviceRefused):
         return finding("KRS903", f"{device.name} refuses {what}: {error}", device=device.name)
     return finding("KRS902", f"{device.name}: {error}", device=device.name)
