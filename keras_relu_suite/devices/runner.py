@@ -31,6 +31,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+# What LiteRT says where it has no such op, version of an op, or type, and not that the model contradicts itself.
+LACKS = re.compile(r"Didn't find op|unresolved custom op|Select TensorFlow op|[Tt]ype\b[^.]*\b(not |un)supported")
+
 
 def read_exactly(stream: BinaryIO, n: int) -> bytes:
     """n bytes; the end of the stream is the end of this process."""
@@ -98,7 +101,7 @@ class LiteRT:
         return [op["op_name"] for op in details if op["index"] not in replaced]
 
     def lacks(self, message: str) -> bool:
-        return re.search(r"Didn't find op|unresolved custom op|[Tt]ype\b[^.]*\b(not |un)supported", message) is not None
+        return LACKS.search(message) is not None
 
     def feed(self, i: int, value: Any) -> None:
         self.session.set_tensor(self.inputs[i], value)

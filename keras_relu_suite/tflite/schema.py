@@ -208,6 +208,8 @@ def _tensor(model: Model, index: int, t: Any) -> Tensor:
         zero_point = np.zeros(scale.size, np.int64)
     if zero_point.size not in (1, scale.size):
         raise TFLiteFileError(f"tensor {index} has {scale.size} scales and {zero_point.size} zero points")
+    if dtype in ("int8", "uint8", "int16") and (zero_point != zero_point.astype(dtype)).any():
+        raise TFLiteFileError(f"tensor {index} has a zero point that is no {dtype}: {zero_point.tolist()[:8]}")
     return Tensor(index, _text(t.name), shape, dtype, scale, zero_point, dimension, content)
 
 

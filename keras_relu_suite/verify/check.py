@@ -31,6 +31,11 @@ from keras_relu_suite.verify.result import DeviceRecord, Verification, site_reco
 from keras_relu_suite.verify.rules import Finding, finding
 from keras_relu_suite.verify.running import device_finding, functions, start
 
+# The custom ops that LiteRT, its XNNPACK delegate or TFLM bring along.
+CUSTOM_OPS = (
+    "TFLite_Detection_PostProcess", "Mfcc", "AudioSpectrogram", "NumericVerify", "aeq.hadamard_rotation",
+    "Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D",
+)  # fmt: skip
 Progress = Callable[[str], None]
 
 
@@ -71,6 +76,7 @@ def verify(
         raise UsageError("devices is empty: nothing could be compared. Name at least one, for example 'xnnpack'")
     opened = [device_registry.get(name) for name in dict.fromkeys(devices)]
     file, label = _read(tflite)
+    _known_ops(file, label)
     found = graph.sites(file)
     if not found.sites:
         raise TFLiteFileError(f"{label} applies no activation that could be verified ({len(file.ops)} ops)")
@@ -151,6 +157,16 @@ def _read(tflite: str | os.PathLike[str] | bytes) -> tuple[File, str]:
     if isinstance(tflite, bytes):
         return schema.read(tflite, "the given bytes"), "bytes"
     return schema.read(source.load(tflite), str(tflite)), names.printable(Path(tflite).name)
+
+
+def _known_ops(file: File, label: str) -> None:
+    for op in file.ops:
+        custom = op.name.partition(":")[2] if op.name.startswith("CUSTOM:") else None
+        if custom is not None and not custom.startswith("Flex") and custom not in CUSTOM_OPS:
+            raise TFLiteFileError(
+                f"{label} needs the custom op {custom!r} (op {op.index}), which no runtime has by itself. Expected "
+                f"builtin ops, Flex ops, or one of {', '.join(CUSTOM_OPS)}"
+            )
 
 
 def _as_executed(model: keras.Model, description: Description, ports: match.Ports) -> Description:

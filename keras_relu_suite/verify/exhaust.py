@@ -14,6 +14,8 @@ from keras_relu_suite.tflite.cutout import Probe
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
 
+LARGEST = 2**24  # values of one probe: a few arrays of 128 MiB
+
 
 @dataclass(frozen=True)
 class Witness:
@@ -81,6 +83,8 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
     integers = site.input.dtype != "float32"
     if integers and not (site.input.scale.size == site.output.scale.size == 1):
         return "its input or output has no single scale"
+    if site.channels * len(cutout.drive(site.input, site.semantics)) * positions(site) > LARGEST:
+        return f"its {site.channels:,} channels would take more than {LARGEST:,} values"
     if not site.fused:
         return [cutout.pointwise(file, site)]
     if site.op.name in ("ADD", "SUB", "MUL"):
@@ -98,6 +102,11 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
             return f"it is fused into a {site.op.name} with {weights.dtype} weights and float32 activations (hybrid)"
         return list((kernels.integer if integers else kernels.floating)(file, site))
     return f"it is fused into {site.op.name}, for which there is no test kernel"
+
+
+def positions(site: TFLiteSite) -> int:
+    """In how many places a channel has a slope of its own."""
+    return max(1, site.semantics.negative_slopes.size // site.channels) if site.op.name == "PRELU" else 1
 
 
 def check(name: str, site: TFLiteSite, site_probes: list[Probe], device: Device) -> SiteCheck:

@@ -54,8 +54,8 @@ def device_finding(device: Device, error: DeviceError, what: str) -> Finding:
 
 def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], findings: list[Finding]) -> list[SiteCheck]:
     """The function check of every site on every device; findings for what fails or cannot be run."""
-    checks = []
-    for p in pairs:
+    checks: list[SiteCheck] = []
+    for p in pairs if devices else ():
         probes = exhaust.probes(file, p.site)
         if isinstance(probes, str):
             findings.append(
