@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -144,36 +145,36 @@ class Device:
             "inputs": [{"dtype": a.dtype.str, "shape": list(a.shape)} for a in arrays],
             "outputs": outputs,
             "repeats": repeats,
-            "seconds": self._seconds(1 + len(arrays[0]) + repeats),
-            "memory": self.limits.memory,
+            **self.limits.of_run(1 + len(arrays[0]) + repeats, sum(a.nbytes for a in arrays)),
         }
         deadline = time.monotonic() + self.time_limit
         try:
             text = json.dumps(header).encode()
             for part in (struct.pack("<Q", len(text)), text, model, *(a.tobytes() for a in arrays)):
                 self._send(process, part, deadline)
-            reply = self._receive(deadline)
-            if not reply["ok"]:
-                refusal = DeviceRefused if reply["lacks"] else FileRejected
-                raise refusal(f"{self.name} {reply['stage']}: {_first_lines(reply['message'])}")
-            got = []
-            for spec in reply["outputs"]:
-                dtype = np.dtype(spec["dtype"])
-                size = dtype.itemsize * int(np.prod(spec["shape"], dtype=np.int64))
-                got.append(np.frombuffer(self._read(size, deadline), dtype).reshape(spec["shape"]))
-            return Run(tuple(got), tuple(reply["seconds"]), tuple(reply["executed"]))
+            return self._answer(deadline)
         except TimeoutError:
             self.close()
             raise DeviceCrashed(f"{self.name} did not finish within {self.time_limit:g} s") from None
         except DeviceCrashed:
             self.close()
             raise
-        except (ValueError, KeyError, TypeError, struct.error, MemoryError) as error:
-            self.close()
-            raise DeviceCrashed(f"{self.name} sent a reply that makes no sense: {error}") from error
 
-    def _seconds(self, runs: int) -> float | None:
-        return None if self.limits.seconds is None else self.limits.seconds * runs
+    def _answer(self, deadline: float) -> Run:
+        """What came back. A process whose memory a file has damaged may send anything."""
+        try:
+            reply = self._receive(deadline)
+            if not reply["ok"]:
+                refusal = DeviceRefused if reply.get("lacks", True) else FileRejected
+                raise refusal(f"{self.name} {reply['stage']}: {_first_lines(reply['message'])}")
+            got = []
+            for spec in reply["outputs"]:
+                dtype = np.dtype(spec["dtype"])
+                size = dtype.itemsize * math.prod(spec["shape"])
+                got.append(np.frombuffer(self._read(size, deadline), dtype).reshape(spec["shape"]))
+            return Run(tuple(got), tuple(reply["seconds"]), tuple(reply["executed"]))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise DeviceCrashed(f"{self.name} sent a reply that makes no sense: {error}") from error
 
     def _send(self, process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
         assert process.stdin is not None

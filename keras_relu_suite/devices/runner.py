@@ -9,8 +9,8 @@ then the raw bytes that the JSON announces.
 First it sends {"ready": true, "engine": …, "version": …} or {"ready": false, "reason": …}. Then for each request
 {"model": bytes, "inputs": [{"dtype", "shape"}, …], "repeats": n, "seconds": s, "memory": bytes}, the model and the
 inputs (N invocations along axis 0), it answers {"ok": true, "outputs": [{"dtype", "shape"}, …], "seconds": […],
-"executed": […]} and the outputs, or {"ok": false, "stage": "load" | "invoke",
-"message": …, "lacks": whether the runtime has no such op or type}.
+"executed": […]} and the outputs, or {"ok": false, "stage": "load" | "invoke", "message": …, "lacks": whether the
+runtime has no such op or type}.
 
 "seconds" (of processor time, for all of the request) and "memory" (beyond what the process has at its start) are where
 a file that hangs or runs away is stopped: SIGPROF ends this process, an allocation fails. null means no limit.

@@ -49,7 +49,8 @@ class Tensor:
         """The constant's values in float64."""
         assert self.data is not None
         if not self.quantized:
-            return self.data.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # signalling NaNs
+                return self.data.astype(np.float64)
         shape = [1] * len(self.shape)
         if self.scale.size > 1:
             shape[self.quantized_dimension] = -1
@@ -94,8 +95,9 @@ class File:
         """The real values of a constant, also one that reaches its op through DEQUANTIZE (float16 files)."""
         if index < 0:
             return None
-        if self.tensors[index].data is not None:
-            return self.tensors[index].real()
+        tensor = self.tensors[index]
+        if tensor.data is not None:
+            return tensor.real() if tensor.data.shape == tensor.shape else None  # sparse or packed: not decoded
         op = self.producer.get(index)
         return self.constant(op.inputs[0]) if op is not None and op.name == "DEQUANTIZE" else None
 

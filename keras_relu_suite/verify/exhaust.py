@@ -83,8 +83,9 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
     integers = site.input.dtype != "float32"
     if integers and not (site.input.scale.size == site.output.scale.size == 1):
         return "its input or output has no single scale"
-    if site.channels * len(cutout.drive(site.input, site.semantics)) * positions(site) > LARGEST:
-        return f"its {site.channels:,} channels would take more than {LARGEST:,} values"
+    channels = max([site.channels, *site.input.shape[-1:]])  # a damaged file may contradict itself
+    if channels * _positions(site) * len(cutout.drive(site.input, site.semantics)) > LARGEST:
+        return f"its {channels:,} channels would take more than {LARGEST:,} values"
     if not site.fused:
         return [cutout.pointwise(file, site)]
     if site.op.name in ("ADD", "SUB", "MUL"):
@@ -95,7 +96,9 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
     if site.op.name in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
         return [cutout.pool(file, site)]
     if site.op.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-        weights = file.tensors[site.op.inputs[1]]
+        weights, bias = file.tensors[site.op.inputs[1]], [i for i in site.op.inputs[2:3] if i >= 0]
+        if any(file.constant(i) is None for i in bias):
+            return f"it is fused into a {site.op.name} whose bias is no constant that can be read"
         if integers and (site.input.dtype != "int8" or weights.dtype != "int8" or weights.data is None):
             return f"it is fused into a {site.op.name} of {site.input.dtype} × {weights.dtype}"
         if not integers and weights.dtype not in ("float32", "float16"):
@@ -104,7 +107,7 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
     return f"it is fused into {site.op.name}, for which there is no test kernel"
 
 
-def positions(site: TFLiteSite) -> int:
+def _positions(site: TFLiteSite) -> int:
     """In how many places a channel has a slope of its own."""
     return max(1, site.semantics.negative_slopes.size // site.channels) if site.op.name == "PRELU" else 1
 

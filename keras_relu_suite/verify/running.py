@@ -16,8 +16,6 @@ from keras_relu_suite.verify.match import Pair
 from keras_relu_suite.verify.result import DeviceRecord
 from keras_relu_suite.verify.rules import Finding, finding
 
-WHOLE = "the whole file"
-
 
 def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], findings: list[Finding]) -> list[Device]:
     """The devices that are there; a finding for each that is not or that does not take the file."""
@@ -34,18 +32,18 @@ def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], fi
                 executed = device.run(file.data, zeros, outputs=len(file.outputs)).executed
                 running.append(device)
             except DeviceError as error:
-                findings.append(device_finding(device, error, WHOLE))
+                findings.append(device_finding(device, error, "the whole file"))
         records.append(DeviceRecord(device.name, device.kind, device.engine, device.version, reason, executed))
     return running
 
 
-def device_finding(device: Device, error: DeviceError, what: str) -> Finding:
-    """A crash is the file's fault only on a runtime that still starts."""
+def device_finding(device: Device, error: DeviceError, what: str, probe: bool = False) -> Finding:
+    """A crash is the file's fault only on a runtime that still starts; a rejection is not, if it is of a probe."""
     if isinstance(error, DeviceCrashed):
         if device.unavailable() is None:
             return finding("KRS904", f"{device.name} on {what}: {error}", device=device.name)
         return finding("KRS902", f"{device.name} vanished on {what}: {error}", device=device.name)
-    if isinstance(error, FileRejected) and what == WHOLE:  # a probe of ours that is rejected is not the file's fault
+    if isinstance(error, FileRejected) and not probe:
         return finding("KRS213", f"{device.name} rejects {what}: {error}", device=device.name)
     if isinstance(error, DeviceRefused):
         return finding("KRS903", f"{device.name} refuses {what}: {error}", device=device.name)
@@ -66,7 +64,7 @@ def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], find
             try:
                 check = exhaust.check(p.name, p.site, probes, device)
             except DeviceError as error:
-                findings.append(device_finding(device, error, p.name))
+                findings.append(device_finding(device, error, p.name, probe=True))
                 continue
             checks.append(check)
             if not check:

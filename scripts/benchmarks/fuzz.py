@@ -156,7 +156,7 @@ class _Worker:
     """One process that works through its seeds; where it dies or hangs, the seed is the culprit and another goes on."""
 
     def __init__(self, folder: Path, seeds: range) -> None:
-        self.folder, self.left = folder, list(seeds)
+        self.folder, self.left, self.again = folder, list(seeds), set[int]()
         self.start()
 
     def start(self) -> None:
@@ -182,7 +182,12 @@ class _Worker:
             return []
         self.process.kill()
         why = f"the verifier's own process ended with {self.process.wait()}" if ready else "no answer"
-        lost = self.left.pop(0)
+        lost = self.left[0]
+        if not ready and lost not in self.again:  # a machine that stood still, or a hang: that comes again
+            self.again.add(lost)
+            self.start()
+            return []
+        self.left.pop(0)
         if self.left:
             self.start()
         return [{"seed": lost, "code": None, "done": why, "seconds": time.monotonic() - self.spoke, "findings": [],
@@ -205,7 +210,10 @@ def main(folder: Path, seeds: list[int]) -> None:
         # Some are no files for microcontrollers even undamaged: there micro is not asked.
         micro = [verified(["verify", str(f), *ASKED, "--device=micro"])["code"] == 0 for f in files]
         for seed in seeds:
-            print(json.dumps(case(seed, contents, micro, target, folder)), flush=True)
+            result = case(seed, contents, micro, target, folder)
+            if result["seconds"] > HANG:  # a busy machine, or a hang: that comes again
+                result = case(seed, contents, micro, target, folder)
+            print(json.dumps(result), flush=True)
 
 
 def case(seed: int, contents: list[bytes], micro: list[bool], target: Path, folder: Path) -> dict[str, Any]:

@@ -148,6 +148,10 @@ def huge_input(model):
     graph_of(model).tensors[graph_of(model).inputs[0]].shape = [1, 2**15, 2**15, 1]
 
 
+def input_of_strings(model):
+    graph_of(model).tensors[graph_of(model).inputs[0]].type = fb.TensorType.STRING
+
+
 def dangling(model):
     first(model, "PRELU").inputs = [0, 10_000]
 
@@ -169,12 +173,27 @@ def slopes_that_do_not_fit(model):
     alpha.shape = [8, 1, 1]
 
 
+def shape_that_changes(model):
+    tensor_of(model, "PRELU", 0).shape = [1, 6, 9, 8]
+
+
+def batch_that_changes(model):
+    graph_of(model).tensors[first(model, "CONV_2D").outputs[0]].shape = [3, 6, 6, 8]
+
+
 def negative_scale(model):
     tensor_of(model, "PRELU", 0).quantization.scale = np.array([-1], np.float32)
 
 
 def unknown_activation(model):
     first(model, "CONV_2D").builtinOptions.fusedActivationFunction = 77
+
+
+def slope_of_nan(model):
+    index = first(model, "PRELU").inputs[1]
+    alpha = graph_of(model).tensors[index]
+    alpha.type, alpha.quantization = fb.TensorType.FLOAT32, None
+    model.buffers[alpha.buffer].data = np.full(alpha.shape, np.nan, np.float32).ravel().view(np.uint8)
 
 
 def other_options(model):
@@ -191,13 +210,17 @@ def other_options(model):
         (cycle, "which nothing has made by then"),
         (huge_dimension, "GiB, at most 16 is supported"),
         (huge_input, "GiB, at most 0.25 is supported"),
+        (input_of_strings, "has type string: not supported"),
         (dangling, "points outside the"),
         (dangling_output, "points outside the"),
         (no_slopes, "(PRELU) needs 2 inputs"),
         (no_output, "(PRELU) has no output"),
         (slopes_that_do_not_fit, "has slopes of shape (8, 1, 1) for an input of shape (1, 6, 6, 8)"),
+        (shape_that_changes, "(PRELU) makes a tensor of shape (1, 6, 6, 8) of one of shape (1, 6, 9, 8)"),
+        (batch_that_changes, "(CONV_2D) makes a tensor of shape (3, 6, 6, 8)"),
         (negative_scale, "not a positive number"),
         (unknown_activation, "has a fused activation that there is not"),
+        (slope_of_nan, "has a slope that is not finite"),
         (other_options, "needs Conv2DOptions. Received: AddOptions"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -345,20 +368,30 @@ def test_a_file_that_contradicts_itself_is_exit_1_and_an_op_that_is_lacking_exit
 
 
 def busy(model):
-    """A convolution over much more than the file declares for what comes of it."""
+    """A convolution over 64 MiB."""
     graph_of(model).tensors[graph_of(model).inputs[0]].shape = [1, 4096, 4096, 1]
 
 
-def test_a_file_that_takes_far_more_than_it_declares_is_stopped(int8_file):
+@pytest.mark.parametrize("limit", [{"seconds": 0.05, "memory": None}, {"seconds": None, "memory": 2**26}])
+def test_a_file_that_takes_too_much_is_stopped(monkeypatch, int8_file, limit):
     data = tflite_edit.edited(int8_file.read_bytes(), busy)
     file = schema.read(data)
+    zeros = [np.zeros((1, *file.tensors[i].shape), np.float32) for i in file.inputs]
     with devices.get("reference") as device:
-        device.limits = limits.Limits(seconds=0.05, memory=None)
-        with pytest.raises(DeviceCrashed, match="processor time"):
-            device.run(data, [np.zeros((1, *file.tensors[i].shape), np.float32) for i in file.inputs], 1)
-        device.limits = limits.Limits(seconds=None, memory=2**26)
-        with pytest.raises((DeviceCrashed, FileRejected)):
-            device.run(data, [np.zeros((1, *file.tensors[i].shape), np.float32) for i in file.inputs], 1)
+        device.run(data, zeros, 1)
+        monkeypatch.setattr(limits.Limits, "of_run", lambda self, runs, fed: limit)
+        with pytest.raises((DeviceCrashed, FileRejected)) as stopped:
+            device.run(data, zeros, 1)
+        assert limit["memory"] or "processor time" in str(stopped.value)
+        monkeypatch.undo()
+        device.run(int8_file.read_bytes(), [np.zeros((1, 1, 8, 8, 1), np.float32)], 1)
+
+
+def test_limits_grow_with_what_is_asked(int8_file):
+    found = limits.of(schema.read(int8_file.read_bytes()))
+    one, many = found.of_run(2, 0), found.of_run(33, 4_000_000)
+    assert many == {"seconds": 16.5 * one["seconds"] + 1, "memory": 33 * found.memory + 32_000_000}
+    assert limits.Limits().of_run(2, 10) == {"seconds": None, "memory": None}
 
 
 def test_limits_leave_honest_files_room(mixed_int8, float_file):
@@ -369,6 +402,18 @@ def test_limits_leave_honest_files_room(mixed_int8, float_file):
             zeros = [np.zeros((1, *file.tensors[i].shape), file.tensors[i].dtype) for i in file.inputs]
             device.limits = limits.Limits(found.seconds / 10, found.memory // 10)
             device.run(file.data, zeros, len(file.outputs))
+
+
+def test_a_tensor_of_another_size_than_the_file_says(int8_file, chain, data):
+    def smaller(model):
+        """What the convolution makes and the PReLU reads and makes is 6 × 6 × 8."""
+        op = first(model, "PRELU")
+        for index in (op.inputs[0], op.outputs[0]):
+            graph_of(model).tensors[index].shape = [1, 6, 5, 8]
+
+    v = krs.verify(tflite_edit.edited(int8_file.read_bytes(), smaller), model=chain, data=data, devices=["reference"])
+    found = [f for f in v.findings if f.code == "KRS213"]
+    assert v.exit_code == 1 and "has shape (1, 6, 5, 8) in the file, (1, 6, 6, 8) when it runs" in found[0].message
 
 
 def test_a_process_that_sends_nonsense_is_a_crash(monkeypatch, int8_file):
