@@ -158,3 +158,11 @@ def test_buffers_that_share_their_bytes_cannot_blow_up_what_is_written(int8_file
     builder.Finish(fb.ModelEnd(builder), b"TFL3")
     with pytest.raises(TFLiteFileError, match="point at each other"):
         schema.read(bytes(builder.Output()))
+
+
+def test_a_vector_is_as_long_as_its_elements_are_wide(int8_file):
+    data = int8_file.read_bytes()
+    at = place(data, ("Subgraphs", 0), ("Operators", 1), ("Inputs", None))
+    at += struct.unpack_from("<I", data, at)[0]
+    with pytest.raises(TFLiteFileError, match="Operator.Inputs at byte"):
+        wellformed.check(patched(data, at, (len(data) - at) // 2))
