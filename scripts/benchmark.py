@@ -24,6 +24,7 @@ from benchmarks.timing import Row  # noqa: E402  (the paths above must come firs
 
 AREAS: dict[str, str] = {
     "faults": "benchmarks.faults:run",
+    "fuzz": "benchmarks.fuzz:run",
     "monitor": "benchmarks.monitor:run",
     "prelu": "benchmarks.prelu:run",
     "wht": "benchmarks.wht:run",

@@ -7,10 +7,12 @@ inside a group are no sites of their own, unless another op too reads what they 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from keras_relu_suite import semantics
+from keras_relu_suite.errors import TFLiteFileError
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.tflite import decomposed, intervals
 from keras_relu_suite.tflite.bounds import code_range
@@ -200,15 +202,21 @@ def _data_input(op: Op) -> int:
 def _of_op(file: File, op: Op) -> Semantics | str | None:
     """The function that the op itself applies; a sentence if it applies one that cannot be read."""
     if op.name == "LEAKY_RELU":
-        return semantics.leaky_relu(float(op.option("alpha", 0.0)))
+        return semantics.leaky_relu(float(_finite(op, op.option("alpha", 0.0))))
     if op.name == "GELU":
         return semantics.smooth("gelu", approximate=bool(op.option("approximate", False)))
     if op.name == "PRELU":
         alpha = file.constant(op.inputs[1]) if len(op.inputs) > 1 else None
         if alpha is None:
             return f"op {op.index} (PRELU): its slopes are no constant that can be read"
-        return semantics.prelu(alpha)
+        return semantics.prelu(_finite(op, alpha))
     return _PLAIN.get(op.name)
+
+
+def _finite(op: Op, slopes: Any) -> Any:
+    if not np.isfinite(slopes).all():
+        raise TFLiteFileError(f"The file is damaged: op {op.index} ({op.name}) has a slope that is not finite")
+    return slopes
 
 
 def _name(file: File, output: Tensor) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from ai_edge_litert import schema_py_generated as fb
 from numpy.typing import NDArray
 
 from keras_relu_suite.errors import TFLiteFileError
+from keras_relu_suite.tflite import limits, needs, source, wellformed
+from keras_relu_suite.tflite.names import printable
 
 Model = Any  # fb.ModelT; the generated schema carries no types
 
@@ -46,7 +49,8 @@ class Tensor:
         """The constant's values in float64."""
         assert self.data is not None
         if not self.quantized:
-            return self.data.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # signalling NaNs
+                return self.data.astype(np.float64)
         shape = [1] * len(self.shape)
         if self.scale.size > 1:
             shape[self.quantized_dimension] = -1
@@ -133,27 +137,24 @@ class File:
         return self.constant(op.inputs[0]) if op is not None and op.name == "DEQUANTIZE" else None
 
 
-def read(data: bytes, source: str = "the file") -> File:
+def read(data: bytes, label: str = "the file") -> File:
     """Parse and check a .tflite file.
 
     Raises:
         TFLiteFileError: it is not a TFLite model, is truncated, or an index in it points nowhere.
     """
-    if len(data) < 8 or data[4:8] != b"TFL3":
-        raise TFLiteFileError(
-            f"{source} is not a TFLite model: expected the identifier 'TFL3' at byte 4. Received: {data[4:8]!r} "
-            f"({len(data)} bytes)"
-        )
+    source.identified(data[:8], len(data), label)
     try:
+        wellformed.check(data)
         model = fb.ModelT.InitFromObj(fb.Model.GetRootAs(data, 0))
         file = _view(data, model, 0)
         assert file.graphs  # a look at every graph: what is damaged is refused here and nowhere else
         return file
     except TFLiteFileError as error:
-        raise TFLiteFileError(f"{source} is damaged: {error}") from None
+        raise TFLiteFileError(f"{label} is damaged: {error}") from None
     except Exception as error:  # the generated reader checks nothing; any failure of it is the file's
         raise TFLiteFileError(
-            f"{source} is truncated or damaged: its {len(data)} bytes cannot be read as a TFLite model "
+            f"{label} is truncated or damaged: its {len(data)} bytes cannot be read as a TFLite model "
             f"({type(error).__name__}: {error})"
         ) from error
 
@@ -200,8 +201,9 @@ def _view(data: bytes, model: Model, subgraph: int) -> File:
     tensors = tuple(_tensor(model, i, t) for i, t in enumerate(graph.tensors or ()))
     ops = tuple(_op(model, i, op, len(tensors)) for i, op in enumerate(graph.operators or ()))
     inputs, outputs = _indices(graph.inputs, len(tensors)), _indices(graph.outputs, len(tensors))
-    if subgraph == 0 and any(0 in tensors[i].shape for i in inputs):
-        raise TFLiteFileError("an input of the graph has no elements")
+    limits.check(tensors, (*inputs, *outputs) if subgraph == 0 else ())  # inner graphs may pass resources
+    for op in ops:
+        needs.check(tensors, op)
     known = set(inputs) | {t.index for t in tensors if t.data is not None} | {-1}
     known |= {i for i, t in enumerate(graph.tensors or ()) if t.isVariable}
     for op in ops:
@@ -228,7 +230,7 @@ def _tensor(model: Model, index: int, t: Any) -> Tensor:
     if buffer.data is not None and len(buffer.data):
         raw = np.asarray(buffer.data, np.uint8)
         if dtype in _DTYPES.values() and t.sparsity is None:
-            if len(raw) != np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)):
+            if len(raw) != np.dtype(dtype).itemsize * math.prod(shape):
                 raise TFLiteFileError(f"tensor {index} of shape {shape} and type {dtype} has {len(raw)} bytes of data")
             content = raw.view(dtype).reshape(shape)
         else:
@@ -241,8 +243,12 @@ def _tensor(model: Model, index: int, t: Any) -> Tensor:
         raise TFLiteFileError(f"tensor {index} of shape {shape} has {scale.size} scales along dimension {dimension}")
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise TFLiteFileError(f"tensor {index} has a scale that is not a positive number: {scale.min()}")
-    if zero_point.size not in (0, 1, scale.size):
+    if scale.size and not zero_point.size:
+        zero_point = np.zeros(scale.size, np.int64)
+    if zero_point.size not in (1, scale.size):
         raise TFLiteFileError(f"tensor {index} has {scale.size} scales and {zero_point.size} zero points")
+    if dtype in ("int8", "uint8", "int16") and (zero_point != zero_point.astype(dtype)).any():
+        raise TFLiteFileError(f"tensor {index} has a zero point that is no {dtype}: {zero_point.tolist()[:8]}")
     return Tensor(index, _text(t.name), shape, dtype, scale, zero_point, dimension, content)
 
 
@@ -290,4 +296,4 @@ def _metadata(model: Model) -> dict[str, bytes]:
 
 
 def _text(value: bytes | str | None) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
+    return printable(value.decode(errors="replace") if isinstance(value, bytes) else value or "")

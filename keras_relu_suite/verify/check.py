@@ -21,16 +21,21 @@ from keras_relu_suite.errors import (
 )
 from keras_relu_suite.export.calibrate import by_name
 from keras_relu_suite.monitor import probe
-from keras_relu_suite.tflite import graph, schema
+from keras_relu_suite.tflite import graph, names, schema, source
 from keras_relu_suite.tflite.align import Expected
 from keras_relu_suite.tflite.schema import File
-from keras_relu_suite.verify import calibrated, fidelity, match
+from keras_relu_suite.verify import advice, calibrated, fidelity, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
 from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
 from keras_relu_suite.verify.rules import Finding, finding
 from keras_relu_suite.verify.running import device_finding, functions, start
 
+# The custom ops that LiteRT, its XNNPACK delegate or TFLM bring along.
+CUSTOM_OPS = (
+    "TFLite_Detection_PostProcess", "Mfcc", "AudioSpectrogram", "NumericVerify", "aeq.hadamard_rotation",
+    "Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D",
+)  # fmt: skip
 Progress = Callable[[str], None]
 
 
@@ -73,6 +78,7 @@ def verify(
     asked = [d if isinstance(d, Device) else device_registry.get(d) for d in dict.fromkeys(devices)]
     ours = [d for d in asked if d not in devices]
     file, label = _read(tflite)
+    _known_ops(file, label)
     found = graph.sites(file)
     if not found.sites:
         raise TFLiteFileError(f"{label} applies no activation that could be verified ({len(file.ops)} ops)")
@@ -93,6 +99,7 @@ def verify(
         running = start(asked, file, records, findings)
         say(f"function: {len(pairs)} activations on {len(running)} devices")
         checks = functions(file, pairs, running, findings)
+        findings += advice.findings(file, pairs, checks)
         for p in pairs:
             if p.expected is not None:
                 mine = [c for c in checks if c.site == p.name]
@@ -153,12 +160,17 @@ def _asked(
 def _read(tflite: str | os.PathLike[str] | bytes) -> tuple[File, str]:
     if isinstance(tflite, bytes):
         return schema.read(tflite, "the given bytes"), "bytes"
-    path = Path(tflite)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TFLiteFileError(f"Cannot read {str(path)!r}: {error.strerror or error}") from error
-    return schema.read(data, str(path)), path.name
+    return schema.read(source.load(tflite), str(tflite)), names.printable(Path(tflite).name)
+
+
+def _known_ops(file: File, label: str) -> None:
+    for op in file.ops:
+        custom = op.name.partition(":")[2] if op.name.startswith("CUSTOM:") else None
+        if custom is not None and not custom.startswith("Flex") and custom not in CUSTOM_OPS:
+            raise TFLiteFileError(
+                f"{label} needs the custom op {custom!r} (op {op.index}), which no runtime has by itself. Expected "
+                f"builtin ops, Flex ops, or one of {', '.join(CUSTOM_OPS)}"
+            )
 
 
 def _as_executed(model: keras.Model, description: Description, ports: match.Ports) -> Description:

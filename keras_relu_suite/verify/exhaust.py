@@ -14,6 +14,8 @@ from keras_relu_suite.tflite.builder import Probe
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
 
+LARGEST = 2**24  # values of one probe: a few arrays of 128 MiB
+
 
 @dataclass(frozen=True)
 class Witness:
@@ -85,6 +87,9 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
     integers = site.input.dtype != "float32"
     if integers and not (site.input.scale.size == site.output.scale.size == 1):
         return "its input or output has no single scale"
+    channels = max([site.channels, *site.input.shape[-1:]])  # a damaged file may contradict itself
+    if channels * _positions(site) * len(cutout.drive(site.input, site.semantics)) > LARGEST:
+        return f"its {channels:,} channels would take more than {LARGEST:,} values"
     if not site.fused:
         return [cutout.pointwise(file, site)]
     if site.op.name in ("ADD", "SUB", "MUL"):
@@ -96,6 +101,9 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
         return [cutout.pool(file, site)]
     if site.op.name in kernels.OPS:
         weights = file.tensors[site.op.inputs[1]]
+        bias = [i for i in site.op.inputs[3 if site.op.name == "TRANSPOSE_CONV" else 2 :][:1] if i >= 0]
+        if any(file.constant(i) is None for i in bias):
+            return f"it is fused into a {site.op.name} whose bias is no constant that can be read"
         if integers and (site.input.dtype, weights.dtype) not in (("int8", "int8"), ("uint8",) * 2, ("int16", "int8")):
             return f"it is fused into a {site.op.name} of {site.input.dtype} × {weights.dtype}"
         if integers and (weights.data is None or weights.dtype == "int8" and weights.zero_point.any()):
@@ -118,6 +126,11 @@ def _group_probes(file: File, site: TFLiteSite) -> list[Probe] | str:
         if c is not None and c.ndim == rank > 1 and c.shape[0] > 1:
             return "one of its constants differs by sample"
     return [cutout.group(file, site)]
+
+
+def _positions(site: TFLiteSite) -> int:
+    """In how many places a channel has a slope of its own."""
+    return max(1, site.semantics.negative_slopes.size // site.channels) if site.op.name == "PRELU" else 1
 
 
 def check(name: str, site: TFLiteSite, site_probes: list[Probe], device: Device) -> SiteCheck:

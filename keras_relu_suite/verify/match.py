@@ -38,9 +38,20 @@ def from_metadata(file: File) -> list[Expected] | None:
     """The sites that our export wrote into the file; None if it did not, or if they cannot be read."""
     try:
         content = json.loads(file.metadata[names.METADATA])
-        return [Expected(str(s["name"]), Semantics.from_dict(s), int(s["calls"])) for s in content["sites"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return [_expected(s, len(file.ops)) for s in content["sites"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
+
+
+def _expected(entry: dict[str, Any], ops: int) -> Expected:
+    """One site of the metadata, which may be damaged: any of the errors that `from_metadata` catches."""
+    function, calls = Semantics.from_dict(entry), int(entry["calls"])
+    numbers = [*function.slopes, *function.intercepts, *function.knot_slopes, np.array(function.knots)]
+    if not (function.kind.isidentifier() and all(np.isfinite(n).all() for n in numbers)):
+        raise ValueError("a function that there is not")
+    if not 1 <= calls <= ops or not all(s.size for s in function.slopes) or not np.isfinite(function.apply(0.0)).all():
+        raise ValueError("a function that cannot be applied")
+    return Expected(names.printable(str(entry["name"])), function, calls)
 
 
 def metadata_findings(file: File) -> list[Finding]:

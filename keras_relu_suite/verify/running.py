@@ -9,7 +9,8 @@ from contextlib import ExitStack
 import numpy as np
 
 from keras_relu_suite.devices import Device
-from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused
+from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused, FileRejected
+from keras_relu_suite.tflite import limits
 from keras_relu_suite.tflite.builder import Probe
 from keras_relu_suite.tflite.schema import File
 from keras_relu_suite.verify import exhaust, fidelity
@@ -26,6 +27,7 @@ def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], fi
     running = []
     zeros = [np.zeros((1, *file.tensors[i].shape), file.tensors[i].dtype) for i in file.inputs]
     for device in devices:
+        device.limits = limits.of(file)
         reason = device.unavailable()
         executed: tuple[str, ...] = ()
         if reason is not None:
@@ -40,12 +42,14 @@ def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], fi
     return running
 
 
-def device_finding(device: Device, error: DeviceError, what: str) -> Finding:
-    """A crash is the file's fault only on a runtime that still starts."""
+def device_finding(device: Device, error: DeviceError, what: str, probe: bool = False) -> Finding:
+    """A crash is the file's fault only on a runtime that still starts; a rejection is not, if it is of a probe."""
     if isinstance(error, DeviceCrashed):
         if device.unavailable() is None:
             return finding("KRS904", f"{device.name} on {what}: {error}", device=device.name)
         return finding("KRS902", f"{device.name} vanished on {what}: {error}", device=device.name)
+    if isinstance(error, FileRejected) and not probe:
+        return finding("KRS213", f"{device.name} rejects {what}: {error}", device=device.name)
     if isinstance(error, DeviceRefused):
         return finding("KRS903", f"{device.name} refuses {what}: {error}", device=device.name)
     return finding("KRS902", f"{device.name}: {error}", device=device.name)
@@ -61,7 +65,7 @@ def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], find
     with ExitStack() as stack:
         workers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
         pending: list[tuple[Pair, list[Future[SiteCheck | Finding]]]] = []
-        for p in pairs:
+        for p in pairs if devices else ():
             probes = exhaust.probes(file, p.site)
             if isinstance(probes, str):
                 findings.append(
@@ -90,7 +94,7 @@ def _check(p: Pair, probes: list[Probe], device: Device) -> SiteCheck | Finding:
         return exhaust.check(p.name, p.site, probes, device)
     except DeviceError as error:
         # It may start the device again, which only the thread that uses it may do.
-        return device_finding(device, error, p.name)
+        return device_finding(device, error, p.name, probe=True)
 
 
 def _wrong(p: Pair, device: Device, check: SiteCheck) -> Finding:
