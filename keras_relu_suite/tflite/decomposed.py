@@ -143,7 +143,7 @@ def recognised(f: Pieces, rank: int) -> Semantics | str | None:
 
     Args:
         f: The function.
-        rank: Of the tensor that it is applied to; its axis 0 is the batch.
+        rank: Of the tensor that it is applied to; above 1 its axis 0 is the batch.
     """
     f = _snapped(f)
     if not f.knots:
@@ -209,4 +209,4 @@ def _by_channel(value: Array, rank: int) -> Array:
     value = np.asarray(value, np.float64)
     if value.size and np.all(value == value.ravel()[0]):
         value = value.ravel()[:1].reshape(())
-    return value[0] if value.ndim == rank and rank else value
+    return value[0] if value.ndim == rank > 1 else value
