@@ -44,7 +44,7 @@ def check(tensors: Sequence[Tensor], op: Op) -> None:
     if not op.outputs and (op.name in _INPUTS or op.fused != "NONE"):
         raise TFLiteFileError(f"{what} has no output")
     options, given = _OPTIONS.get(op.name), type(op.options).__name__
-    if options is not None and given != f"{options}T" and (op.options is not None or op.name in ACTIVATIONS):
+    if options is not None and op.options is not None and given != f"{options}T":
         raise TFLiteFileError(f"{what} needs {options}. Received: {given.removesuffix('T')}")
     if op.fused == "?":
         raise TFLiteFileError(f"{what} has a fused activation that there is not")

@@ -34,7 +34,7 @@ def test_a_relu6_that_a_microcontroller_does_not_rescale_is_found():
     x = net.input((1, 2, 2, 4), "int8", 0.1, 3)
     data = net.bytes(net.op("RELU6", [x], scale=6 / 255, zero_point=-128))
     v = krs.verify(data, devices=(*CPU, "micro"))
-    assert v.exit_code == 1 and codes(v) == ["KRS101"] and v.findings[0].device == "micro"
+    assert v.exit_code == 1 and codes(v) == ["KRS101", "KRS106"] and v.findings[0].device == "micro"
     assert next(c for c in v.checks if c.device == "micro").worst > 100
     assert all(c for c in v.checks if c.device != "micro")
 
@@ -56,7 +56,8 @@ def test_double_rounding_of_a_leaky_relu_is_rounding(alpha):
     net = Net()
     x = net.input((1, 2, 2, 4), "int8", 0.1, 3)
     v = krs.verify(net.bytes(net.op("LEAKY_RELU", [x], alpha=alpha, scale=0.16, zero_point=-20)), devices=CPU)
-    assert v and v.findings == ()
+    # No fault on these devices; that GPU kernels compute slopes outside [0, 1] wrongly is advice.
+    assert v and codes(v) == ([] if 0 <= alpha <= 1 else ["KRS105"])
     assert v.sites[0].slopes == pytest.approx((alpha,))
     assert max(c.worst for c in v.checks) == 1 and sum(c.off_by_rounding for c in v.checks) > 0
 
@@ -189,7 +190,7 @@ def test_a_fault_of_one_op_inside_a_group_is_found():
     below = net.op("MINIMUM", [line, net.constant(0.0, "int8", 0.02)])
     v = krs.verify(net.bytes(net.op("ADD", [bent, below], scale=0.05, zero_point=-20)), devices=(*CPU, "micro"))
     assert [s.lowering for s in v.sites] == ["RELU6 MUL MINIMUM ADD"]
-    assert codes(v) == ["KRS101"] and v.findings[0].device == "micro"
+    assert codes(v) == ["KRS101", "KRS106"] and v.findings[0].device == "micro"
 
 
 def stock(model, data, mode, folder):
