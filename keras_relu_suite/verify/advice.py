@@ -30,8 +30,9 @@ def findings(file: File, pairs: Sequence[Pair], checks: Sequence[SiteCheck]) -> 
 
 
 def _of_op(file: File, op: Op) -> Iterator[tuple[str, str]]:
-    if op.name == "LEAKY_RELU" and not 0 <= op.option("alpha", 0.0) <= 1:
-        yield "KRS105", f"LEAKY_RELU with slope {op.options.alpha:.4g}; GPU kernels compute max(x, min(slope·x, 0))"
+    slope = op.option("alpha", 0.0) if op.name == "LEAKY_RELU" else 0.0
+    if not 0 <= slope <= 1:
+        yield "KRS105", f"LEAKY_RELU with slope {slope:.4g}; GPU kernels compute max(x, min(slope·x, 0))"
     elif op.name == "RELU6":
         yield from _relu6(file, op)
     elif op.name == "PRELU":
