@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from keras_relu_suite._version import __version__
-from keras_relu_suite.errors import CalibrationError, KRSError, ModelError, TFLiteFileError, UsageError
+from keras_relu_suite.errors import CalibrationError, KRSError, ModelError, UsageError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 _IMPORT = click.option(
@@ -28,7 +28,9 @@ def _say(line: str) -> None:
 
 
 def _print(result: Any, as_json: bool) -> None:
-    click.echo(json.dumps(result.to_dict(), indent=1) if as_json else result.summary())
+    from keras_relu_suite import report
+
+    click.echo(report.as_json(result.to_dict()) if as_json else result.summary())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -129,6 +131,15 @@ def export(
     return 0 if result else 1
 
 
+def _explain(context: click.Context, parameter: click.Parameter, code: str | None) -> None:
+    """Print what a finding means and stop, whatever else was given or is missing."""
+    if code is not None:
+        from keras_relu_suite.verify.rules import explain
+
+        click.echo(explain(code))
+        context.exit(0)
+
+
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="The .keras file that FILE was exported from.")
@@ -137,8 +148,14 @@ def export(
     "--device", "names", multiple=True, default=("xnnpack", "reference"), show_default=True, metavar="NAME",
     help="A device (repeatable); 'all' for every one that is available.",
 )  # fmt: skip
-@click.option("--report", "target", type=click.Path(path_type=Path), help="Write a report as well: .html or .json.")
+@click.option(
+    "--report", "target", type=click.Path(path_type=Path), help="Write a report as well: .html, .json or .xml (JUnit)."
+)
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
+@click.option(
+    "--explain", metavar="CODE", is_eager=True, expose_value=False, callback=_explain,
+    help="Say what a finding means, why it matters and how to fix it, and exit.",
+)  # fmt: skip
 @_JSON
 @_IMPORT
 def verify(
@@ -152,7 +169,7 @@ def verify(
 
     _import(modules)
     if target is not None:
-        reports.check(target, (".json", ".html"))  # before hours of work, not after
+        reports.check(target, (".json", ".html", ".xml"))  # before hours of work, not after
     for name in names:
         if name != "all":
             registry.get(name)  # an unknown name is wrong use, to be told before a model is loaded
@@ -183,10 +200,9 @@ def _import(modules: tuple[str, ...]) -> None:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TFLiteFileError(f"Cannot read {str(path)!r}: {error.strerror}") from error
+    from keras_relu_suite.tflite import source
+
+    return source.load(path)
 
 
 def _model(path: Path) -> Any:

@@ -12,6 +12,7 @@
     └── DeviceError              a device that could not run what it was given
         ├── DeviceUnavailable    it is not there, vanished, or did not finish in time
         ├── DeviceRefused        it says that it cannot run this model (an op it lacks, say)
+        │   └── FileRejected     it says that the model contradicts itself
         └── DeviceCrashed        its process died or hung on this model
 
 Beside it stands DeadUnitsWarning, which the monitor gives when it finds units dead.
@@ -71,6 +72,10 @@ class DeviceUnavailable(DeviceError):
 
 class DeviceRefused(DeviceError):
     """The device says that it cannot run this model (an op it lacks, say)."""
+
+
+class FileRejected(DeviceRefused):
+    """The device has the ops, and says that this model contradicts itself."""
 
 
 class DeviceCrashed(DeviceError):

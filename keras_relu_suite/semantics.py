@@ -134,18 +134,6 @@ class Semantics:
             self, slopes=pick(self.slopes), intercepts=pick(self.intercepts), knot_slopes=pick(self.knot_slopes)
         )
 
-    def same_family(self, other: Semantics) -> bool:
-        """Equal but for the slope left of a knot at 0: ReLU, leaky ReLU and PReLU are one family."""
-        if not (self.piecewise_linear and other.piecewise_linear):
-            return (self.kind, self.parameters) == (other.kind, other.parameters)
-        alike = self.knots == other.knots and all(
-            a.size == b.size == 1 and np.allclose(a, b, rtol=1e-6, atol=0)
-            for mine, theirs in ((self.slopes, other.slopes), (self.intercepts, other.intercepts))
-            for a, b in zip(mine[1:], theirs[1:], strict=True)
-        )
-        free = self.knots[:1] == (0.0,)
-        return alike and (free or np.array_equal(self.slopes[0], other.slopes[0]))
-
     def _jump(self, i: int) -> Any:
         knot = np.float64(self.knots[i])
         return self._piece(i + 1, knot) - self._piece(i, knot)

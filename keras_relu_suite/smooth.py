@@ -35,13 +35,20 @@ def _elu_slope(x: Array, alpha: float) -> Any:
     return np.where(x > 0, 1.0, alpha * np.exp(np.minimum(x, 0)))
 
 
+def _gated(x: Array, gate: Any) -> Any:
+    """x·gate, 0 where the gate is shut, also at −∞."""
+    with np.errstate(invalid="ignore"):
+        return np.where(gate == 0, 0.0, x * gate)
+
+
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _gelu(x: Array, approximate: bool) -> Any:
     if approximate:
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+        with np.errstate(over="ignore"):
+            return _gated(x, 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+    return _gated(x, 0.5 * (1 + _erf(x / math.sqrt(2))))
 
 
 def _gelu_slope(x: Array, approximate: bool) -> Any:
@@ -67,10 +74,10 @@ SMOOTH: dict[str, Smooth] = {
     "softplus": Smooth(lambda x: np.logaddexp(0, x), _sigmoid, True),
     "softsign": Smooth(lambda x: x / (1 + np.abs(x)), lambda x: 1 / (1 + np.abs(x)) ** 2, True),
     "exponential": Smooth(np.exp, np.exp, True),
-    "silu": Smooth(lambda x: x * _sigmoid(x), lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))), False),
+    "silu": Smooth(lambda x: _gated(x, _sigmoid(x)), lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))), False),
     "gelu": Smooth(_gelu, _gelu_slope, False),
     "hard_silu": Smooth(
-        lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+        lambda x: _gated(x, np.clip(x / 6 + 0.5, 0, 1)),
         lambda x: np.where(x <= -3, 0.0, np.where(x >= 3, 1.0, x / 3 + 0.5)),
         False,
     ),

@@ -103,13 +103,6 @@ def test_the_kind_is_that_of_the_function():
     assert semantics.relu(max_value=5).kind == "relu"
 
 
-def test_family():
-    assert semantics.relu().same_family(semantics.prelu([0.1, 0.2]))
-    assert not semantics.relu().same_family(semantics.relu(max_value=6))
-    assert not semantics.relu().same_family(semantics.smooth("elu", alpha=1.0))
-    assert not semantics.smooth("elu", alpha=1.0).same_family(semantics.smooth("elu", alpha=0.5))
-
-
 @pytest.mark.parametrize("function", [f for f, _ in KERAS.values()] + [semantics.prelu(np.ones((1, 1, 3)))])
 def test_dict_round_trip(function):
     assert Semantics.from_dict(function.to_dict()) == function

@@ -42,7 +42,7 @@ def inspect_tflite(data: bytes, label: str) -> Inspection:
     """
     file = schema.read(data, label)
     found = graph.sites(file)
-    pairs, _ = match.pair(match.from_metadata(file), found.sites)
+    pairs, _ = match.pair(match.from_metadata(file), found.sites, file)
     return Inspection(label, tuple(site_record(p).to_dict() for p in pairs), found.unread)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -20,7 +21,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_relu_suite.errors import DeviceCrashed, DeviceRefused, DeviceUnavailable
+from keras_relu_suite.errors import DeviceCrashed, DeviceRefused, DeviceUnavailable, FileRejected
+from keras_relu_suite.tflite.limits import Limits
 
 RUNNER = Path(__file__).with_name("runner.py")
 
@@ -49,7 +51,8 @@ class Device:
         install: The command that would make it available.
         time_limit: Seconds that one request may take.
 
-    A context manager: leaving it ends the process.
+    `limits` may be set to what the process is to be held to beside it (by the file that it runs). A context manager:
+    leaving it ends the process.
     """
 
     def __init__(self, name: str, kind: str, install: str, time_limit: float = 120.0) -> None:
@@ -57,6 +60,7 @@ class Device:
         self.kind = kind
         self.install = install
         self.time_limit = time_limit
+        self.limits = Limits()
         self.engine = ""
         self.version = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -130,6 +134,7 @@ class Device:
 
         Raises:
             DeviceRefused: the runtime says that it cannot run this model.
+            FileRejected: it says that the model contradicts itself.
             DeviceCrashed: its process died or did not finish within the time limit.
             DeviceUnavailable: it is not there.
         """
@@ -140,27 +145,36 @@ class Device:
             "inputs": [{"dtype": a.dtype.str, "shape": list(a.shape)} for a in arrays],
             "outputs": outputs,
             "repeats": repeats,
+            **self.limits.of_run(1 + len(arrays[0]) + repeats, sum(a.nbytes for a in arrays)),
         }
         deadline = time.monotonic() + self.time_limit
         try:
             text = json.dumps(header).encode()
             for part in (struct.pack("<Q", len(text)), text, model, *(a.tobytes() for a in arrays)):
                 self._send(process, part, deadline)
-            reply = self._receive(deadline)
-            if not reply["ok"]:
-                raise DeviceRefused(f"{self.name} {reply['stage']}: {_first_lines(reply['message'])}")
-            got = []
-            for spec in reply["outputs"]:
-                dtype = np.dtype(spec["dtype"])
-                size = dtype.itemsize * int(np.prod(spec["shape"], dtype=np.int64))
-                got.append(np.frombuffer(self._read(size, deadline), dtype).reshape(spec["shape"]))
-            return Run(tuple(got), tuple(reply["seconds"]), tuple(reply["executed"]))
+            return self._answer(deadline)
         except TimeoutError:
             self.close()
             raise DeviceCrashed(f"{self.name} did not finish within {self.time_limit:g} s") from None
         except DeviceCrashed:
             self.close()
             raise
+
+    def _answer(self, deadline: float) -> Run:
+        """What came back. A process whose memory a file has damaged may send anything."""
+        try:
+            reply = self._receive(deadline)
+            if not reply["ok"]:
+                refusal = DeviceRefused if reply.get("lacks", True) else FileRejected
+                raise refusal(f"{self.name} {reply['stage']}: {_first_lines(reply['message'])}")
+            got = []
+            for spec in reply["outputs"]:
+                dtype = np.dtype(spec["dtype"])
+                size = dtype.itemsize * math.prod(spec["shape"])
+                got.append(np.frombuffer(self._read(size, deadline), dtype).reshape(spec["shape"]))
+            return Run(tuple(got), tuple(reply["seconds"]), tuple(reply["executed"]))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise DeviceCrashed(f"{self.name} sent a reply that makes no sense: {error}") from error
 
     def _send(self, process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
         assert process.stdin is not None
@@ -202,6 +216,8 @@ class Device:
         except subprocess.TimeoutExpired:
             code = 0
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if code == -signal.SIGPROF:
+            return f"{self.name} did not finish within the processor time that a file of its size may take"
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return f"the {self.name} process ended with {how}" + (f": {lines[-1][:200]}" if lines else "")

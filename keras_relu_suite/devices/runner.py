@@ -7,15 +7,22 @@ be sent alone to another machine. It speaks frames on stdin and stdout: 8 bytes 
 then the raw bytes that the JSON announces.
 
 First it sends {"ready": true, "engine": …, "version": …} or {"ready": false, "reason": …}. Then for each request
-{"model": bytes, "inputs": [{"dtype", "shape"}, …], "repeats": n}, the model and the inputs (N invocations along axis
-0), it answers {"ok": true, "outputs": [{"dtype", "shape"}, …], "seconds": […], "executed": […]} and the outputs, or
-{"ok": false, "stage": "load" | "invoke", "message": …}.
+{"model": bytes, "inputs": [{"dtype", "shape"}, …], "repeats": n, "seconds": s, "memory": bytes}, the model and the
+inputs (N invocations along axis 0), it answers {"ok": true, "outputs": [{"dtype", "shape"}, …], "seconds": […],
+"executed": […]} and the outputs, or {"ok": false, "stage": "load" | "invoke", "message": …, "lacks": whether the
+runtime has no such op or type}.
+
+"seconds" (of processor time, for all of the request) and "memory" (beyond what the process has at its start) are where
+a file that hangs or runs away is stopped: SIGPROF ends this process, an allocation fails. null means no limit.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import resource
+import signal
 import struct
 import sys
 import time
@@ -23,6 +30,9 @@ from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
+
+# What LiteRT says where it has no such op, version of an op, or type, and not that the model contradicts itself.
+LACKS = re.compile(r"Didn't find op|unresolved custom op|Select TensorFlow op|[Tt]ype\b[^.]*\b(not |un)supported")
 
 
 def read_exactly(stream: BinaryIO, n: int) -> bytes:
@@ -74,7 +84,10 @@ class LiteRT:
 
     def executed(self) -> list[str]:
         """The ops of the plan that runs; DELEGATE stands for what XNNPACK took over."""
-        details: list[Any] = getattr(self.session, "_get_ops_details", list)()
+        try:
+            details: list[Any] = getattr(self.session, "_get_ops_details", list)()
+        except UnicodeDecodeError:  # the name of a custom op, or of no op at all
+            return []
         delegates = [op for op in details if op["op_name"].upper() == "DELEGATE"]
         made_by = {int(t): op for op in details if op not in delegates for t in op["outputs"]}
         replaced: set[int] = set()
@@ -86,6 +99,9 @@ class LiteRT:
                     replaced.add(op["index"])
                     todo += [int(t) for t in op["inputs"] if int(t) not in stop]
         return [op["op_name"] for op in details if op["index"] not in replaced]
+
+    def lacks(self, message: str) -> bool:
+        return LACKS.search(message) is not None
 
     def feed(self, i: int, value: Any) -> None:
         self.session.set_tensor(self.inputs[i], value)
@@ -110,18 +126,22 @@ class Micro:
 
     def load(self, model: bytes, outputs: int) -> None:
         self.count = outputs
+        before = os.fstat(2).st_size
         # TFLM wants to be told how much memory it gets; nothing tells how much it needs.
         for arena in (4 * len(model) + (1 << 20), 64 << 20, 512 << 20):
             try:
                 self.session = self.runtime.Interpreter.from_bytes(model, arena_size=arena)
                 self.session.get_input_details(0)
                 return
-            except RuntimeError:
+            except RuntimeError as error:
                 if arena == 512 << 20:
-                    raise
+                    raise RuntimeError(f"{error}: {first_words(before)}") from error
 
     def executed(self) -> list[str]:
         return []
+
+    def lacks(self, message: str) -> bool:
+        return True  # nothing in its words tells what it lacks from what contradicts itself
 
     def feed(self, i: int, value: Any) -> None:
         self.session.set_input(value, i)
@@ -131,6 +151,29 @@ class Micro:
 
     def fetch(self) -> list[Any]:
         return [np.array(self.session.get_output(i)) for i in range(self.count)]
+
+
+def first_words(since: int) -> str:
+    """What was written to stderr since it had that size, if it is a file: TFLM says nowhere else what it lacks."""
+    try:
+        lines = os.pread(2, 1000, since).decode(errors="replace").split("\n")
+    except OSError:
+        return "it says no more"
+    return " ".join(" ".join(lines[:2]).split())
+
+
+def private_bytes() -> int:
+    """The private writable memory of this process: what RLIMIT_DATA counts."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[5]) * resource.getpagesize()
+
+
+def limit(seconds: float | None, memory: int | None, own: int) -> None:
+    """Hold this process to that much more processor time, and to `memory` bytes beyond the `own` ones."""
+    signal.setitimer(signal.ITIMER_PROF, seconds or 0.0)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = hard if memory is None else own + memory
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
 def answer(engine: Any, header: dict[str, Any], stdin: BinaryIO) -> tuple[dict[str, Any], list[bytes]]:
@@ -161,7 +204,8 @@ def answer(engine: Any, header: dict[str, Any], stdin: BinaryIO) -> tuple[dict[s
             engine.invoke()
             seconds.append(time.perf_counter() - start)
     except Exception as error:  # whatever the runtime raises is its answer
-        return {"ok": False, "stage": stage, "message": f"{error}"}, []
+        message = f"{error}" or type(error).__name__
+        return {"ok": False, "stage": stage, "message": message, "lacks": engine.lacks(message)}, []
     specs = [{"dtype": r.dtype.str, "shape": list(r.shape)} for r in results]
     return {"ok": True, "outputs": specs, "seconds": seconds, "executed": engine.executed()}, [
         r.tobytes() for r in results
@@ -180,8 +224,13 @@ def main() -> None:
         send(stdout, {"ready": False, "reason": f"{type(error).__name__}: {error}"})
         return
     send(stdout, {"ready": True, "engine": engine.engine, "version": engine.version})
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashing is what some files do: leave no dumps behind
+    own = private_bytes()
     while True:
-        header, blobs = answer(engine, receive(stdin), stdin)
+        request = receive(stdin)
+        limit(request.get("seconds"), request.get("memory"), own)
+        header, blobs = answer(engine, request, stdin)
+        limit(None, None, own)
         send(stdout, header, blobs)
 
 

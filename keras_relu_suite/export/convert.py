@@ -26,6 +26,7 @@ from keras_relu_suite.monitor import probe
 from keras_relu_suite.structure import inference_call
 from keras_relu_suite.tflite import graph, names, schema
 from keras_relu_suite.tflite.align import Expected, align
+from keras_relu_suite.tflite.graph import TFLiteSite
 
 
 def export(
@@ -198,30 +199,57 @@ def _quiet() -> Iterator[None]:
 def _with_metadata(
     data: bytes, description: Description, spec: Spec, samples: calibrate.Arrays | None
 ) -> tuple[bytes, tuple[dict[str, Any], ...], tuple[str, ...]]:
-    """The file with our metadata entry: the sites, the trained slopes, the calibration; no paths, no clock."""
+    """The file with our metadata entry, the lowering of every site, and what its user should know."""
     file = schema.read(data, "the converter's result")
-    content = {
-        "schema_version": 1,
-        "keras_relu_suite": __version__,
-        "mode": spec.mode,
-        "calibration_samples": 0 if samples is None else len(next(iter(samples.values()))),
-        "sites": [
-            {"name": s.name, "calls": s.calls, "scope": names.scope(s.name), **s.semantics.to_dict()}
-            for s in description.sites
-        ],
-        "unread": [vars(u) for u in description.unread],
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     found = graph.sites(file).sites
     wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], found)
     sites, findings = [], [f"{u.name}: {u.reason}" for u in description.unread]
     for site in description.sites:
         mine = [found[j] for j, i in chosen.items() if wanted[i][0].name == site.name]
-        whole = len(mine) == site.calls and all(site.semantics.same_family(t.semantics) for t in mine)
+        whole = len(mine) == site.calls and all(t.may_be(site.semantics) for t in mine)
         lowering = mine[0].lowering if whole else None
-        if lowering is None:
+        if lowering is None or any(t.group for t in mine):
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering})
     for op in graph.float_islands(file):
         findings.append(f"op {op.index} ({op.name}) computes in float in an integer graph")
-    return schema.set_metadata(data, names.METADATA, text.encode()), tuple(sites), tuple(findings)
+    count = 0 if samples is None else len(next(iter(samples.values())))
+    return annotated(data, description, spec.mode, count), tuple(sites), tuple(findings)
+
+
+def annotated(data: bytes, description: Description, mode: str, calibration_samples: int = 0) -> bytes:
+    """A .tflite file, whoever converted it, with our metadata entry: the sites, the trained slopes, the size of the
+    calibration and the scales that came of it; no paths, no clock."""
+    found = graph.sites(schema.read(data, "the converter's result")).sites
+    wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], found)
+    scales: dict[str, list[Any]] = {s.name: [None] * s.calls for s in description.sites}
+    for j, i in chosen.items():
+        expected, call = wanted[i]
+        scales[expected.name][call] = _scales(found[j])
+    content = {
+        "schema_version": 1,
+        "keras_relu_suite": __version__,
+        "mode": mode,
+        "calibration_samples": calibration_samples,
+        "sites": [
+            {
+                "name": s.name,
+                "calls": s.calls,
+                "scope": names.scope(s.name),
+                **({"scales": scales[s.name]} if any(scales[s.name]) else {}),
+                **s.semantics.to_dict(),
+            }
+            for s in description.sites
+        ],
+        "unread": [vars(u) for u in description.unread],
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return schema.set_metadata(data, names.METADATA, text.encode())
+
+
+def _scales(site: TFLiteSite) -> dict[str, Any] | None:
+    """[type, scale, zero point] of the tensors before and after a site; None unless both are of integers."""
+    tensors = {"input": site.input, "output": site.output}
+    if not all(t.quantized and t.scale.size == 1 for t in tensors.values()):
+        return None
+    return {which: [t.dtype, float(t.scale[0]), int(t.zero_point[0])] for which, t in tensors.items()}

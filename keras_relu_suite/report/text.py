@@ -127,6 +127,15 @@ def scales_text(site: dict[str, Any]) -> str:
     return f"{site['output']['dtype']} {scales[0][0]:.4g} → {scales[1][0]:.4g}"
 
 
+def rule_text(rule: dict[str, str]) -> str:
+    """One kind of finding: what, why, how to fix."""
+    exits = {"error": "exit code 1", "warning": "shown; exit code 1 with --strict", "coverage": "exit code 3"}
+    parts = [f"{rule['code']}: {rule['severity']} ({exits[rule['severity']]})"]
+    for label, key in (("What", "what"), ("Why", "why"), ("Fix", "fix")):
+        parts.append(_block(f"{label}: {rule[key]}"))
+    return "\n".join(parts)
+
+
 def _share(i: dict[str, Any]) -> float:
     return float(i["error"] / i["limit"]) if i["limit"] else 0.0
 

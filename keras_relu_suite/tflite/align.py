@@ -71,7 +71,7 @@ def _by_order(wanted: list[tuple[Expected, int]], found: Sequence[TFLiteSite]) -
 
 
 def _likeness(e: Expected, site: TFLiteSite) -> float:
-    if not e.semantics.same_family(site.semantics):
+    if not site.may_be(e.semantics):
         return 0.0
     sizes = {e.semantics.negative_slopes.size, site.semantics.negative_slopes.size}
     return 1.0 + 0.5 * (e.semantics.kind == site.semantics.kind) + 0.25 * (len(sizes) == 1)

@@ -16,8 +16,9 @@ An op with a fused activation reads e from the accumulator: f(s_x·s_w·(acc + b
 e is computed in float64 from float32 scales: its own error is below 2⁻⁴⁸ of e, that is below 10⁻¹¹ LSB.
 
 Float tensors. A piecewise linear op makes one product and no sum, correctly rounded by IEEE 754: 1 ulp of the result is
-allowed. A fused op adds a bias: 1 ulp of |x| + |bias|. A smooth function is a polynomial or table in each runtime:
-16 ulp of max(1, |f(x)|). Subnormals count as 0, and the sign of zero is not compared.
+allowed. A fused op adds a bias: 1 ulp of |x| + |bias|; 8 of them if its weights are int8 (hybrid). A smooth function is
+a polynomial or table in each runtime: 16 ulp of max(1, |f(x)|), and an infinity within a factor of 8 of the largest
+float (x·relu6(x + 3)/6 overflows before it divides). Subnormals count as 0, and the sign of zero is not compared.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ LSB = 1  # steps of the output's scale by which one op may differ from the corre
 EPS32 = float(np.finfo(np.float32).eps)
 TINY32 = float(np.finfo(np.float32).tiny)
 SMOOTH_ULP = 16
+OVERFLOWS = 8.0
+HYBRID_ULP = 8  # the scale, the value over it, its product with the accumulator, with the weight's scale, and the sum
 
 
 def code_range(dtype: str) -> tuple[int, int]:
@@ -65,6 +68,7 @@ def float_error(
         ratio = np.abs(value - target) / allowed
     # Where the exact sum overflows float32, kernels give inf or (clamping to it) the largest float.
     largest = float(np.finfo(np.float32).max)
-    overflow = np.isinf(target) & (np.abs(value) >= largest) & (np.sign(value) == np.sign(target))
+    huge = np.isinf(target) if function.piecewise_linear else np.abs(target) >= largest / OVERFLOWS
+    overflow = huge & (np.abs(value) >= largest) & (np.sign(value) == np.sign(target))
     same = (value == target) | overflow | (np.isnan(value) & np.isnan(target))
     return np.where(same, 0.0, np.where(np.isfinite(ratio), ratio, np.inf))

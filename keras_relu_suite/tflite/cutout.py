@@ -1,14 +1,14 @@
 """Cut one site out of a file as a model of its own, with its real scales, slopes, bias and clip, and the inputs that
 drive it over everything it can see.
 
-A pointwise activation gets every input code on every channel (a sweep of floats for float tensors). An activation that
-is fused into another op is driven through that op: ADD, SUB and MUL over all pairs of codes, a convolution or dense op
-with test kernels (`kernels.py`) that put its accumulators on every boundary between two output codes.
+A pointwise activation gets every input code on every channel (a sweep of floats for float tensors), also one that is
+several ops: they are cut out together with the tensors between them. An activation that is fused into another op is
+driven through that op: ADD, SUB and MUL over all pairs of codes, a convolution or dense op with test kernels
+(`kernels.py`) that put its accumulators on every boundary between two output codes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,84 +16,11 @@ from ai_edge_litert import schema_py_generated as fb
 from numpy.typing import NDArray
 
 from keras_relu_suite.semantics import Semantics
+from keras_relu_suite.tflite import intervals
 from keras_relu_suite.tflite.bounds import code_range
+from keras_relu_suite.tflite.builder import Builder, Probe
 from keras_relu_suite.tflite.graph import TFLiteSite
-from keras_relu_suite.tflite.schema import File, Model, Tensor, write
-
-
-@dataclass(frozen=True, eq=False)
-class Probe:
-    """One site (or some of its channels) as a model, with inputs and the oracle's answer.
-
-    Args:
-        model: The .tflite bytes; one output.
-        inputs: One array per graph input, with N = 1 along axis 0.
-        x: What the activation sees, for the witness: input codes, accumulators, or floats; broadcasts to `exact`.
-        exact: The oracle: the exact output, in codes for integer tensors; the output's shape.
-        magnitude: For float tensors, what one ulp is taken of.
-        first_channel: The site's channel that is channel 0 here.
-        in_codes: Whether x are codes of the site's input tensor (a pointwise site).
-    """
-
-    model: bytes
-    inputs: tuple[NDArray[Any], ...]
-    x: NDArray[Any]
-    exact: NDArray[np.float64]
-    magnitude: NDArray[np.float64]
-    first_channel: int = 0
-    in_codes: bool = True
-
-
-class Builder:
-    """A model of one op, made of the file's own parts."""
-
-    def __init__(self, file: File, site: TFLiteSite) -> None:
-        self.file, self.site = file, site
-        self.graph = fb.SubGraphT()
-        self.graph.name = "main"
-        self.graph.tensors, self.graph.operators = [], []
-        self.buffers = [fb.BufferT()]
-
-    def tensor(
-        self, like: Tensor, shape: tuple[int, ...], data: NDArray[Any] | None = None, channels: slice | None = None
-    ) -> int:
-        """A tensor with the type and scales of `like`; `channels` picks some of several scales."""
-        original = self.file.model.subgraphs[0].tensors[like.index]
-        t = fb.TensorT()
-        t.name, t.shape, t.type, t.hasRank = f"t{len(self.graph.tensors)}", list(shape), original.type, True
-        t.quantization = original.quantization
-        if like.scale.size > 1 and channels is not None:
-            q = fb.QuantizationParametersT()
-            q.scale = np.asarray(original.quantization.scale, np.float32)[channels]
-            q.zeroPoint = np.zeros(len(q.scale), np.int64)
-            q.quantizedDimension = original.quantization.quantizedDimension
-            t.quantization = q
-        if data is not None:
-            if data.dtype == np.float32 and like.dtype != "float32":
-                t.type, t.quantization = fb.TensorType.FLOAT32, None  # a float16 constant after its DEQUANTIZE
-            buffer = fb.BufferT()
-            buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
-            t.buffer = len(self.buffers)
-            self.buffers.append(buffer)
-        self.graph.tensors.append(t)
-        return len(self.graph.tensors) - 1
-
-    def finish(self, inputs: list[int], feeds: list[int], output: int, **options: Any) -> bytes:
-        """The model: the site's op with its own options but for those given."""
-        original = self.file.model.subgraphs[0].operators[self.site.op.index]
-        op = fb.OperatorT()
-        op.opcodeIndex, op.inputs, op.outputs = 0, inputs, [output]
-        op.builtinOptionsType, op.builtinOptions = original.builtinOptionsType, original.builtinOptions
-        if options:
-            op.builtinOptions = type(original.builtinOptions)()
-            vars(op.builtinOptions).update({**vars(original.builtinOptions), **options})
-        self.graph.operators = [op]
-        self.graph.inputs, self.graph.outputs = feeds, [output]
-        model: Model = fb.ModelT()
-        model.version, model.description = 3, "a probe of keras_relu_suite"
-        model.operatorCodes = [self.file.model.operatorCodes[original.opcodeIndex]]
-        model.subgraphs, model.buffers = [self.graph], self.buffers
-        return write(model)
+from keras_relu_suite.tflite.schema import File, Tensor
 
 
 def to_code(real: NDArray[np.float64], tensor: Tensor) -> NDArray[np.float64]:
@@ -135,19 +62,17 @@ def pointwise(file: File, site: TFLiteSite) -> Probe:
     feed = np.broadcast_to(x.reshape(-1, *[1] * len(channels)), shape)
     inputs = [builder.tensor(site.input, shape)]
     if site.op.name == "PRELU":
-        alpha = file.tensors[site.op.inputs[1]]
-        data = alpha.data
-        if data is None:
-            data = np.asarray(file.constant(alpha.index), np.float32)
-        inputs.append(builder.tensor(alpha, alpha.shape, data))
+        inputs.append(_constant(builder, file, file.tensors[site.op.inputs[1]]))
     output = builder.tensor(site.output, shape)
-    real = site.semantics.apply(to_real(feed, site.input))
+    with np.errstate(over="ignore", invalid="ignore"):  # what a smooth function is at inf may be inf·0: not compared
+        real = site.semantics.apply(to_real(feed, site.input))
     return Probe(
         model=builder.finish(inputs, inputs[:1], output),
         inputs=(feed[None],),
         x=feed,
         exact=np.broadcast_to(to_code(real, site.output), shape),
         magnitude=np.abs(real),
+        dtype=site.output.dtype,
     )
 
 
@@ -161,6 +86,55 @@ def _slope_shape(site: TFLiteSite) -> tuple[int, ...]:
     shape = [1] * (rank - 1 - len(slopes)) + list(slopes)
     shape[-1] = site.input.shape[-1]
     return tuple(shape)
+
+
+def group(file: File, site: TFLiteSite) -> Probe:
+    """Every code × channel of an activation that is several ops."""
+    builder = Builder(file, site)
+    x = drive(site.input, site.semantics)
+    channels = _group_shape(file, site)
+    shape = (len(x), *channels)
+    feed = np.broadcast_to(x.reshape(-1, *[1] * len(channels)), shape)
+    made = {site.input.index: builder.tensor(site.input, shape)}
+    for op in site.group:
+        for i in op.inputs:
+            if i >= 0 and i not in made:
+                made[i] = _constant(builder, file, file.tensors[i])
+        made[op.outputs[0]] = builder.tensor(file.tensors[op.outputs[0]], shape)
+        builder.op(op, [made.get(i, -1) for i in op.inputs], made[op.outputs[0]])
+    oracle = intervals.oracle(file, site.group, site.input.index, to_real(feed, site.input))
+    return Probe(
+        model=builder.model([made[site.input.index]], made[site.output.index]),
+        inputs=(feed[None],),
+        x=feed,
+        exact=oracle.clipped,
+        magnitude=np.abs(oracle.clipped),
+        low=oracle.low,
+        high=oracle.high,
+        intended=oracle.intended,
+        compared=oracle.compared,
+        dtype=site.output.dtype,
+    )
+
+
+def _constant(builder: Builder, file: File, tensor: Tensor) -> int:
+    data = tensor.data if tensor.data is not None else np.asarray(file.constant(tensor.index), np.float32)
+    return builder.tensor(tensor, tensor.shape, data)
+
+
+def _group_shape(file: File, site: TFLiteSite) -> tuple[int, ...]:
+    """The input's shape without its batch, with 1 along every axis but the last where no constant differs."""
+    rank = len(site.input.shape)
+    if rank < 2:
+        return site.input.shape
+    shape = [1] * (rank - 1) + list(site.input.shape[-1:])
+    for op in site.group:
+        for i in op.inputs:
+            constant = file.constant(i) if op.name != "DEPTHWISE_CONV_2D" else None
+            if constant is not None:
+                padded = (1,) * (rank - constant.ndim) + constant.shape
+                shape = [max(a, b) for a, b in zip(shape, padded, strict=True)]
+    return tuple(shape[1:])
 
 
 def pairs(file: File, site: TFLiteSite) -> Probe:
@@ -193,8 +167,8 @@ def pairs(file: File, site: TFLiteSite) -> Probe:
         else:
             assert constant is not None
             data = tensor.data if tensor.data is not None else constant.astype(np.float32)
-            index = builder.tensor(tensor, tensor.shape, data)
-            values.append(constant)
+            index = builder.tensor(tensor, (data.size,), data.reshape(-1))  # the file may have it as (1, 1, 1, C)
+            values.append(constant.reshape(-1))
         inputs.append(index)
     with np.errstate(over="ignore", invalid="ignore"):
         a, b = values
@@ -208,6 +182,7 @@ def pairs(file: File, site: TFLiteSite) -> Probe:
         exact=to_code(real, site.output),
         magnitude=np.broadcast_to(magnitude, (1, *full)),
         in_codes=False,
+        dtype=site.output.dtype,
     )
 
 
@@ -221,4 +196,4 @@ def pool(file: File, site: TFLiteSite) -> Probe:
     i, o = builder.tensor(site.input, shape), builder.tensor(site.output, shape)
     real = site.semantics.apply(to_real(feed, site.input))
     model = builder.finish([i], [i], o, filterHeight=1, filterWidth=1, strideH=1, strideW=1, padding=fb.Padding.VALID)
-    return Probe(model, (feed[None],), feed, to_code(real, site.output), np.abs(real))
+    return Probe(model, (feed[None],), feed, to_code(real, site.output), np.abs(real), dtype=site.output.dtype)

@@ -22,3 +22,8 @@ def argument(name: str) -> str:
 def belongs(tensor: str, scope: str) -> bool:
     """Whether a tensor of that name was made in that scope. Fused ops join the names of all they replaced by `;`."""
     return any(part.rpartition("/")[0] == scope for part in tensor.split(";"))
+
+
+def printable(text: str) -> str:
+    """The text without what would move a terminal's cursor or cannot be encoded: names come from strangers' files."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)

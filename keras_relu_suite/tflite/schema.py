@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from ai_edge_litert import schema_py_generated as fb
 from numpy.typing import NDArray
 
 from keras_relu_suite.errors import TFLiteFileError
+from keras_relu_suite.tflite import limits, needs, source, wellformed
+from keras_relu_suite.tflite.names import printable
 
 Model = Any  # fb.ModelT; the generated schema carries no types
 
@@ -46,7 +49,8 @@ class Tensor:
         """The constant's values in float64."""
         assert self.data is not None
         if not self.quantized:
-            return self.data.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # signalling NaNs
+                return self.data.astype(np.float64)
         shape = [1] * len(self.shape)
         if self.scale.size > 1:
             shape[self.quantized_dimension] = -1
@@ -67,10 +71,14 @@ class Op:
     fused: str
     options: Any = field(repr=False)
 
+    def option(self, name: str, default: Any) -> Any:
+        """One of its options; a file may leave out what has the schema's default."""
+        return getattr(self.options, name, default)
+
 
 @dataclass(frozen=True, eq=False)
 class File:
-    """A .tflite file: its bytes, its objects, and its main graph."""
+    """A .tflite file: its bytes, its objects, and one of its graphs; the main one unless another was asked for."""
 
     data: bytes = field(repr=False)
     model: Model = field(repr=False)
@@ -81,41 +89,72 @@ class File:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     metadata: dict[str, bytes] = field(repr=False)
+    subgraph: int = 0
+
+    @functools.cached_property
+    def graphs(self) -> tuple[File, ...]:
+        """The same file, seen as each of its graphs."""
+        n = len(self.model.subgraphs)
+        return tuple(self if i == self.subgraph else _view(self.data, self.model, i) for i in range(n))
+
+    @property
+    def label(self) -> str:
+        """What a graph is called: the key of its signature, else `subgraph1`."""
+        for signature in self.model.signatureDefs or ():
+            if signature.subgraphIndex == self.subgraph and _text(signature.signatureKey):
+                return _text(signature.signatureKey)
+        return f"subgraph{self.subgraph}"
+
+    @functools.cached_property
+    def users(self) -> dict[int, list[Op]]:
+        """The ops that read each tensor."""
+        found: dict[int, list[Op]] = {}
+        for op in self.ops:
+            for t in dict.fromkeys(op.inputs):
+                found.setdefault(t, []).append(op)
+        return found
 
     @functools.cached_property
     def producer(self) -> dict[int, Op]:
         """The op that makes each tensor."""
         return {t: op for op in self.ops for t in op.outputs}
 
+    def is_constant(self, index: int) -> bool:
+        """Whether the values of a tensor are in the file, perhaps behind DEQUANTIZE."""
+        if index < 0 or self.tensors[index].data is not None:
+            return index >= 0
+        op = self.producer.get(index)
+        return op is not None and op.name == "DEQUANTIZE" and self.is_constant(op.inputs[0])
+
     def constant(self, index: int) -> NDArray[np.float64] | None:
         """The real values of a constant, also one that reaches its op through DEQUANTIZE (float16 files)."""
         if index < 0:
             return None
-        if self.tensors[index].data is not None:
-            return self.tensors[index].real()
+        tensor = self.tensors[index]
+        if tensor.data is not None:
+            return tensor.real() if tensor.data.shape == tensor.shape else None  # sparse or packed: not decoded
         op = self.producer.get(index)
         return self.constant(op.inputs[0]) if op is not None and op.name == "DEQUANTIZE" else None
 
 
-def read(data: bytes, source: str = "the file") -> File:
+def read(data: bytes, label: str = "the file") -> File:
     """Parse and check a .tflite file.
 
     Raises:
         TFLiteFileError: it is not a TFLite model, is truncated, or an index in it points nowhere.
     """
-    if len(data) < 8 or data[4:8] != b"TFL3":
-        raise TFLiteFileError(
-            f"{source} is not a TFLite model: expected the identifier 'TFL3' at byte 4. Received: {data[4:8]!r} "
-            f"({len(data)} bytes)"
-        )
+    source.identified(data[:8], len(data), label)
     try:
+        wellformed.check(data)
         model = fb.ModelT.InitFromObj(fb.Model.GetRootAs(data, 0))
-        return _view(data, model)
+        file = _view(data, model, 0)
+        assert file.graphs  # a look at every graph: what is damaged is refused here and nowhere else
+        return file
     except TFLiteFileError as error:
-        raise TFLiteFileError(f"{source} is damaged: {error}") from None
+        raise TFLiteFileError(f"{label} is damaged: {error}") from None
     except Exception as error:  # the generated reader checks nothing; any failure of it is the file's
         raise TFLiteFileError(
-            f"{source} is truncated or damaged: its {len(data)} bytes cannot be read as a TFLite model "
+            f"{label} is truncated or damaged: its {len(data)} bytes cannot be read as a TFLite model "
             f"({type(error).__name__}: {error})"
         ) from error
 
@@ -155,15 +194,16 @@ def opcode(model: Model, op: Any) -> str:
 # The view.
 
 
-def _view(data: bytes, model: Model) -> File:
-    if not model.subgraphs or not model.buffers or model.subgraphs[0] is None:
+def _view(data: bytes, model: Model, subgraph: int) -> File:
+    if not model.subgraphs or not model.buffers or model.subgraphs[subgraph] is None:
         raise TFLiteFileError("it has no graph")
-    graph = model.subgraphs[0]
+    graph = model.subgraphs[subgraph]
     tensors = tuple(_tensor(model, i, t) for i, t in enumerate(graph.tensors or ()))
     ops = tuple(_op(model, i, op, len(tensors)) for i, op in enumerate(graph.operators or ()))
     inputs, outputs = _indices(graph.inputs, len(tensors)), _indices(graph.outputs, len(tensors))
-    if any(0 in tensors[i].shape for i in inputs):
-        raise TFLiteFileError("an input of the graph has no elements")
+    limits.check(tensors, (*inputs, *outputs) if subgraph == 0 else ())  # inner graphs may pass resources
+    for op in ops:
+        needs.check(tensors, op)
     known = set(inputs) | {t.index for t in tensors if t.data is not None} | {-1}
     known |= {i for i, t in enumerate(graph.tensors or ()) if t.isVariable}
     for op in ops:
@@ -175,8 +215,8 @@ def _view(data: bytes, model: Model) -> File:
         known |= set(op.outputs)
     if not set(outputs) <= known:
         raise TFLiteFileError("an output of the graph is made by no op")
-    names_in, names_out = _signature(model, inputs, outputs, tensors)
-    return File(data, model, tensors, ops, inputs, outputs, names_in, names_out, _metadata(model))
+    names_in, names_out = _signature(model, subgraph, inputs, outputs, tensors)
+    return File(data, model, tensors, ops, inputs, outputs, names_in, names_out, _metadata(model), subgraph)
 
 
 def _tensor(model: Model, index: int, t: Any) -> Tensor:
@@ -189,8 +229,8 @@ def _tensor(model: Model, index: int, t: Any) -> Tensor:
         raise TFLiteFileError("its weights lie outside the flatbuffer (files above 2 GB), which is not supported")
     if buffer.data is not None and len(buffer.data):
         raw = np.asarray(buffer.data, np.uint8)
-        if dtype in _DTYPES.values():
-            if len(raw) != np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)):
+        if dtype in _DTYPES.values() and t.sparsity is None:
+            if len(raw) != np.dtype(dtype).itemsize * math.prod(shape):
                 raise TFLiteFileError(f"tensor {index} of shape {shape} and type {dtype} has {len(raw)} bytes of data")
             content = raw.view(dtype).reshape(shape)
         else:
@@ -203,8 +243,12 @@ def _tensor(model: Model, index: int, t: Any) -> Tensor:
         raise TFLiteFileError(f"tensor {index} of shape {shape} has {scale.size} scales along dimension {dimension}")
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise TFLiteFileError(f"tensor {index} has a scale that is not a positive number: {scale.min()}")
-    if zero_point.size not in (0, 1, scale.size):
+    if scale.size and not zero_point.size:
+        zero_point = np.zeros(scale.size, np.int64)
+    if zero_point.size not in (1, scale.size):
         raise TFLiteFileError(f"tensor {index} has {scale.size} scales and {zero_point.size} zero points")
+    if dtype in ("int8", "uint8", "int16") and (zero_point != zero_point.astype(dtype)).any():
+        raise TFLiteFileError(f"tensor {index} has a zero point that is no {dtype}: {zero_point.tolist()[:8]}")
     return Tensor(index, _text(t.name), shape, dtype, scale, zero_point, dimension, content)
 
 
@@ -230,12 +274,12 @@ def _indices(values: Any, n: int, optional: bool = False) -> tuple[int, ...]:
 
 
 def _signature(
-    model: Model, inputs: tuple[int, ...], outputs: tuple[int, ...], tensors: tuple[Tensor, ...]
+    model: Model, subgraph: int, inputs: tuple[int, ...], outputs: tuple[int, ...], tensors: tuple[Tensor, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the graph's inputs and outputs: those of its signature, else of the tensors."""
     names = {i: tensors[i].name for i in (*inputs, *outputs)}
     for signature in model.signatureDefs or ():
-        if signature.subgraphIndex == 0:
+        if signature.subgraphIndex == subgraph:
             for entry in (*(signature.inputs or ()), *(signature.outputs or ())):
                 if entry.tensorIndex in names:
                     names[entry.tensorIndex] = _text(entry.name)
@@ -252,4 +296,4 @@ def _metadata(model: Model) -> dict[str, bytes]:
 
 
 def _text(value: bytes | str | None) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
+    return printable(value.decode(errors="replace") if isinstance(value, bytes) else value or "")

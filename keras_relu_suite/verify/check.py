@@ -21,16 +21,21 @@ from keras_relu_suite.errors import (
 )
 from keras_relu_suite.export.calibrate import by_name
 from keras_relu_suite.monitor import probe
-from keras_relu_suite.tflite import graph, schema
+from keras_relu_suite.tflite import graph, names, schema, source
 from keras_relu_suite.tflite.align import Expected
 from keras_relu_suite.tflite.schema import File
-from keras_relu_suite.verify import fidelity, match
+from keras_relu_suite.verify import advice, calibrated, fidelity, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
 from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
 from keras_relu_suite.verify.rules import Finding, finding
 from keras_relu_suite.verify.running import device_finding, functions, start
 
+# The custom ops that LiteRT, its XNNPACK delegate or TFLM bring along.
+CUSTOM_OPS = (
+    "TFLite_Detection_PostProcess", "Mfcc", "AudioSpectrogram", "NumericVerify", "aeq.hadamard_rotation",
+    "Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D",
+)  # fmt: skip
 Progress = Callable[[str], None]
 
 
@@ -38,7 +43,7 @@ def verify(
     tflite: str | os.PathLike[str] | bytes,
     model: keras.Model | None = None,
     data: Any = None,
-    devices: Sequence[str] = ("xnnpack", "reference"),
+    devices: Sequence[str | Device] = ("xnnpack", "reference"),
     labels: Any = None,
     strict: bool = False,
     progress: Progress | None = None,
@@ -51,7 +56,8 @@ def verify(
             without those too, the report says that it proves what the file computes, not what was trained.
         data: Inputs for the comparison in place and end to end: an array, a list, or a dict by input name. Needs
             `model`.
-        devices: Names of devices, see `keras_relu_suite.devices.names()`.
+        devices: Names of devices, see `keras_relu_suite.devices.names()`, or `Device` objects. An object is left
+            open, so that many files can be verified on one process.
         labels: The true classes of the samples, for the accuracy.
         strict: Warnings count as errors.
         progress: Called with one line at each step.
@@ -69,30 +75,35 @@ def verify(
     say = progress or (lambda line: None)
     if not devices:
         raise UsageError("devices is empty: nothing could be compared. Name at least one, for example 'xnnpack'")
-    opened = [device_registry.get(name) for name in dict.fromkeys(devices)]
+    asked = [d if isinstance(d, Device) else device_registry.get(d) for d in dict.fromkeys(devices)]
+    ours = [d for d in asked if d not in devices]
     file, label = _read(tflite)
+    _known_ops(file, label)
     found = graph.sites(file)
     if not found.sites:
         raise TFLiteFileError(f"{label} applies no activation that could be verified ({len(file.ops)} ops)")
     description, ports, arrays = _asked(file, model, data, labels)
     reference, expected = _reference(file, description)
-    pairs, findings = match.pair(expected, found.sites)
+    pairs, findings = match.pair(expected, found.sites, file)
+    findings += calibrated.findings(file, pairs)
     findings += _graph_findings(file) + match.metadata_findings(file)
     findings += [finding("KRS905", text) for text in found.unread]
     not_compared = [f"{u.name}: {u.reason}" for u in (description.unread if description is not None else ())]
     if reference is None:
         not_compared.append("trained slopes: there is neither a Keras model nor our metadata to compare with")
+    not_compared += match.other_graphs(file, found.sites)
     records: list[DeviceRecord] = []
     checks: list[SiteCheck] = []
     outcome: Outcome | None = None
     try:
-        running = start(opened, file, records, findings)
+        running = start(asked, file, records, findings)
         say(f"function: {len(pairs)} activations on {len(running)} devices")
         checks = functions(file, pairs, running, findings)
+        findings += advice.findings(file, pairs, checks)
         for p in pairs:
             if p.expected is not None:
                 mine = [c for c in checks if c.site == p.name]
-                findings += fidelity.slopes(p.name, p.expected.semantics, p.site, mine)
+                findings += fidelity.slopes(p.name, p.expected.semantics, file, p.site, mine)
         if arrays is not None and model is not None and description is not None and ports is not None:
             say(f"in place and end to end: {len(arrays[0])} samples")
             outcome = Comparison(file, pairs, ports, model, description.sites, labels).run(running, arrays)
@@ -100,7 +111,7 @@ def verify(
         else:
             not_compared.append("in place and end to end: needs the Keras model and data")
     finally:
-        for device in opened:
+        for device in ours:
             device.close()
     if not any(c.compared for c in checks):
         why = "coverage" if any(f.severity == "coverage" for f in findings) else "error"
@@ -149,12 +160,17 @@ def _asked(
 def _read(tflite: str | os.PathLike[str] | bytes) -> tuple[File, str]:
     if isinstance(tflite, bytes):
         return schema.read(tflite, "the given bytes"), "bytes"
-    path = Path(tflite)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TFLiteFileError(f"Cannot read {str(path)!r}: {error.strerror or error}") from error
-    return schema.read(data, str(path)), path.name
+    return schema.read(source.load(tflite), str(tflite)), names.printable(Path(tflite).name)
+
+
+def _known_ops(file: File, label: str) -> None:
+    for op in file.ops:
+        custom = op.name.partition(":")[2] if op.name.startswith("CUSTOM:") else None
+        if custom is not None and not custom.startswith("Flex") and custom not in CUSTOM_OPS:
+            raise TFLiteFileError(
+                f"{label} needs the custom op {custom!r} (op {op.index}), which no runtime has by itself. Expected "
+                f"builtin ops, Flex ops, or one of {', '.join(CUSTOM_OPS)}"
+            )
 
 
 def _as_executed(model: keras.Model, description: Description, ports: match.Ports) -> Description:
@@ -180,6 +196,12 @@ def _graph_findings(file: File) -> list[Finding]:
         finding("KRS204", f"op {op.index} ({op.name}) computes in float in the middle of an integer graph")
         for op in graph.float_islands(file)
     ]
+    found += [
+        finding("KRS207", f"op {op.index} ({op.name}) moves codes between tensors of different scales: values change "
+                f"by up to {steps:.3g} steps")
+        for op, steps in graph.reread(file)
+        if steps > 0.5
+    ]  # fmt: skip
     return found + [
         finding("KRS205", f"op {op.index} needs {op.name.partition(':')[2]!r}")
         for op in file.ops

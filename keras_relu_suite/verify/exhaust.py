@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from keras_relu_suite.devices import Device
 from keras_relu_suite.tflite import bounds, cutout, kernels
-from keras_relu_suite.tflite.cutout import Probe
+from keras_relu_suite.tflite.builder import Probe
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
+
+LARGEST = 2**24  # values of one probe: a few arrays of 128 MiB
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,12 @@ class SiteCheck:
         device: The device's name.
         compared: How many codes × channels (of a fused op: accumulators × channels) were compared.
         codes: How many different output codes were seen; None for floats.
-        off_by_rounding: How many differ from the correctly rounded code by 1 LSB, which is allowed.
+        off_by_rounding: How many differ from the correctly rounded code, but by no more than is allowed: 1 LSB for one
+            op, for several what `intervals` derives.
         beyond: How many differ by more than is allowed.
         worst: The largest difference, in LSB for integers, in the allowed error for floats.
         witness: Where it is.
-        table: For a pointwise integer site, the device's output code for every input code × channel.
+        table: For an integer site that is not fused, the device's output code for every input code × channel.
     """
 
     site: str
@@ -75,12 +78,18 @@ class SiteCheck:
 
 def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
     """The probes of a site; a sentence if this version has none for it."""
+    file = file.graphs[site.subgraph]
+    if site.group:
+        return _group_probes(file, site)
     types = {site.input.dtype, site.output.dtype}
     if len(types) > 1 or not types <= {"int8", "uint8", "int16", "float32"}:
         return f"its input is {site.input.dtype} and its output {site.output.dtype}"
     integers = site.input.dtype != "float32"
     if integers and not (site.input.scale.size == site.output.scale.size == 1):
         return "its input or output has no single scale"
+    channels = max([site.channels, *site.input.shape[-1:]])  # a damaged file may contradict itself
+    if channels * _positions(site) * len(cutout.drive(site.input, site.semantics)) > LARGEST:
+        return f"its {channels:,} channels would take more than {LARGEST:,} values"
     if not site.fused:
         return [cutout.pointwise(file, site)]
     if site.op.name in ("ADD", "SUB", "MUL"):
@@ -90,14 +99,38 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
         return "all pairs of 16-bit codes are too many" if site.input.dtype == "int16" else [cutout.pairs(file, site)]
     if site.op.name in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
         return [cutout.pool(file, site)]
-    if site.op.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+    if site.op.name in kernels.OPS:
         weights = file.tensors[site.op.inputs[1]]
-        if integers and (site.input.dtype != "int8" or weights.dtype != "int8" or weights.data is None):
+        bias = [i for i in site.op.inputs[3 if site.op.name == "TRANSPOSE_CONV" else 2 :][:1] if i >= 0]
+        if any(file.constant(i) is None for i in bias):
+            return f"it is fused into a {site.op.name} whose bias is no constant that can be read"
+        if integers and (site.input.dtype, weights.dtype) not in (("int8", "int8"), ("uint8",) * 2, ("int16", "int8")):
             return f"it is fused into a {site.op.name} of {site.input.dtype} × {weights.dtype}"
-        if not integers and weights.dtype not in ("float32", "float16"):
+        if integers and (weights.data is None or weights.dtype == "int8" and weights.zero_point.any()):
+            return f"it is fused into a {site.op.name} whose weights are no symmetric constant"
+        hybrid = weights.dtype == "int8" and weights.data is not None and site.op.name != "TRANSPOSE_CONV"
+        if not integers and weights.dtype not in ("float32", "float16") and not hybrid:
             return f"it is fused into a {site.op.name} with {weights.dtype} weights and float32 activations (hybrid)"
         return list((kernels.integer if integers else kernels.floating)(file, site))
     return f"it is fused into {site.op.name}, for which there is no test kernel"
+
+
+def _group_probes(file: File, site: TFLiteSite) -> list[Probe] | str:
+    for t in (site.input, *(file.tensors[op.outputs[0]] for op in site.group)):
+        if t.dtype not in ("int8", "uint8", "int16", "float32", "bool"):
+            return f"its tensor {t.name!r} is {t.dtype}"
+        if t.dtype not in ("float32", "bool") and t.scale.size != 1:
+            return f"its tensor {t.name!r} has no single scale"
+    rank = len(site.input.shape)
+    for c in (file.constant(i) for op in site.group for i in op.inputs if op.name != "DEPTHWISE_CONV_2D"):
+        if c is not None and c.ndim == rank > 1 and c.shape[0] > 1:
+            return "one of its constants differs by sample"
+    return [cutout.group(file, site)]
+
+
+def _positions(site: TFLiteSite) -> int:
+    """In how many places a channel has a slope of its own."""
+    return max(1, site.semantics.negative_slopes.size // site.channels) if site.op.name == "PRELU" else 1
 
 
 def check(name: str, site: TFLiteSite, site_probes: list[Probe], device: Device) -> SiteCheck:
@@ -127,16 +160,18 @@ def _compare(name: str, site: TFLiteSite, probe: Probe, device: Device) -> SiteC
     got = device.run(probe.model, probe.inputs, outputs=1).outputs[0][0]
     integers = got.dtype.kind in "iu"
     x = np.broadcast_to(probe.x, got.shape)
+    expected: NDArray[Any] = probe.best if integers else probe.exact
+    error: NDArray[Any]
     if integers:
-        error = np.abs(bounds.code_error(got, probe.exact)).astype(np.float64)
-        expected = bounds.rounded(probe.exact, got.dtype.name).astype(np.float64)
+        error = np.abs(got.astype(np.int32) - probe.best)
+        beyond = error > bounds.LSB
+        if probe.low is not None and probe.high is not None:
+            beyond = (got < probe.low) | (got > probe.high)
     else:
-        error = bounds.float_error(got, probe.exact, probe.magnitude, site.semantics)
-        # What a kernel does to NaN, and alpha = 0 to inf, is the platform's: neither is compared.
-        error = np.where(np.isnan(x) | (np.isinf(x) & (probe.exact == 0)), 0.0, error)
-        expected = probe.exact
-    allowed = bounds.LSB if integers else 1.0
-    at = np.unravel_index(int(np.argmax(error)), error.shape)
+        error = _float_error(site, probe, got, x)
+        beyond = error > 1.0
+    wrong, off = int(np.count_nonzero(beyond)), int(np.count_nonzero(error))
+    at = np.unravel_index(int(np.argmax(np.where(beyond, error, 0) if wrong else error)), error.shape)
     kind = "input code" if integers and probe.in_codes else "accumulator" if integers else "x ="
     if integers and not probe.in_codes and site.op.name in ("ADD", "SUB", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"):
         kind = "input code"
@@ -150,14 +185,37 @@ def _compare(name: str, site: TFLiteSite, probe: Probe, device: Device) -> SiteC
     return SiteCheck(
         site=name,
         device=device.name,
-        compared=int(got.size),
-        codes=len(np.unique(got)) if integers else None,
-        off_by_rounding=int(np.count_nonzero((error > 0) & (error <= allowed))) if integers else 0,
-        beyond=int(np.count_nonzero(error > allowed)),
+        compared=int(got.size if probe.compared is None else np.count_nonzero(probe.compared)),
+        codes=_different(got) if integers else None,
+        off_by_rounding=off - int(np.count_nonzero(error[beyond])) if integers else 0,
+        beyond=wrong,
         worst=float(error[at]),
         witness=witness if error[at] > 0 else None,
         table=got.astype(np.int64) if integers and probe.in_codes else None,
     )
+
+
+def _different(codes: NDArray[Any]) -> int:
+    """How many different codes there are."""
+    seen = np.zeros(1 << 8 * codes.itemsize, np.bool_)
+    seen[codes.view(f"u{codes.itemsize}")] = True
+    return int(np.count_nonzero(seen))
+
+
+def _float_error(site: TFLiteSite, probe: Probe, got: NDArray[Any], x: NDArray[Any]) -> NDArray[np.float64]:
+    """The error over what is allowed."""
+    if probe.low is None or probe.high is None or probe.compared is None:
+        error = bounds.float_error(got, probe.exact, probe.magnitude, site.semantics)
+        # What a kernel does to NaN, and alpha = 0 to inf, is the platform's: neither is compared.
+        unknown = np.isnan(x) | (np.isinf(x) & ((probe.exact == 0) | np.isnan(probe.exact)))
+        return np.where(unknown, 0.0, error)
+    with np.errstate(invalid="ignore"):
+        value = got.astype(np.float64)
+        error = np.abs(value - probe.exact) / np.where(
+            value > probe.exact, probe.high - probe.exact, probe.exact - probe.low
+        )
+    error = np.where(np.isnan(error), np.inf, error)
+    return np.where(probe.compared, error, 0.0)
 
 
 def _channel(at: tuple[Any, ...], shape: tuple[int, ...]) -> int:

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from keras_relu_suite.describe import Site
 from keras_relu_suite.devices import Device
 from keras_relu_suite.errors import DeviceError
+from keras_relu_suite.tflite.bounds import EPS32
 from keras_relu_suite.tflite.schema import File, Tensor
 from keras_relu_suite.verify import tap
 from keras_relu_suite.verify.match import Pair, Ports
 from keras_relu_suite.verify.metric import classes
 from keras_relu_suite.verify.result import EndToEnd, InPlace
 from keras_relu_suite.verify.stretch import Floats, Stretch, Tally, clipped, step
-from keras_relu_suite.verify.trained import Noise, Result, Trained
+from keras_relu_suite.verify.trained import Noise, Result, Trained, hybrid
 
 DRAWS = 8
 ROUNDING_FACTOR = 2.0
@@ -87,18 +88,22 @@ class Comparison:
         labels: NDArray[Any] | None,
     ) -> None:
         self.file, self.ports, self.labels = file, ports, labels
+        self.grain = grain = 1 / 255 if hybrid(file) else EPS32
         self.trained = Trained(model, sites)
         position = {site.name: i for i, site in enumerate(sites)}
         known = [p for p in pairs if p.expected is not None and p.expected.name in position]
         self.pairs, self.stretches, self.at = known, [], {}
         for k, p in enumerate(known):
             i = position[p.expected.name] if p.expected else 0
-            self.stretches.append(Stretch(p.name, p.site.output, sites[i].channel_axis, p.site, sites[i].semantics))
+            axis, function = sites[i].channel_axis, sites[i].semantics
+            self.stretches.append(Stretch(p.name, p.site.output, axis, p.site, function, grain))
             self.at[i, p.call] = k
         dense = [op for op in file.ops if op.name == "FULLY_CONNECTED"]
-        self.integers = any(t.quantized and t.data is None for t in file.tensors)
+        self.integers = any(t.quantized and t.data is None for t in file.tensors) or hybrid(file)
+        self.half = any(t.dtype == "float16" and t.data is not None for t in file.tensors)
         self.dense_per_channel = all(file.tensors[op.inputs[1]].scale.size != 1 for op in dense)
-        affine = [op for op in file.ops if op.name in ("MUL", "ADD", "SUB")]
+        grouped = {op.index for p in pairs for op in p.site.group if p.site.subgraph == 0}
+        affine = [op for op in file.ops if op.name in ("MUL", "ADD", "SUB") and op.index not in grouped]
         self.norms_folded = not any(file.tensors[i].data is not None for op in affine for i in op.inputs)
         self.ends: list[End] = []
         self.not_aligned: set[str] = set()
@@ -154,12 +159,13 @@ class Comparison:
         ends = []
         for index, position, name in zip(self.file.outputs, self.ports.outputs, self.file.output_names, strict=True):
             tensor = self._integers(index)
-            ends.append(End(Stretch(f"output {name}", tensor), index, position))
+            ends.append(End(Stretch(f"output {name}", tensor, grain=self.grain), index, position))
             op = self.file.producer.get(tensor.index)
             calls = [n for n, (_, y) in enumerate(result.softmax) if np.array_equal(y, result.outputs[position])]
             if op is not None and op.name == "SOFTMAX" and len(calls) == 1:
                 before = self.file.tensors[op.inputs[0]]
-                ends.append(End(Stretch(f"output {name} before softmax", before), before.index, position, calls[0]))
+                softmax = Stretch(f"output {name} before softmax", before, grain=self.grain)
+                ends.append(End(softmax, before.index, position, calls[0]))
         return ends
 
     def _integers(self, index: int) -> Tensor:
@@ -217,10 +223,10 @@ class Comparison:
         if k is None:
             return None
         stretch = self.stretches[k]
-        return noise.computed(stretch.expected(x, y), step(stretch.output, stretch.spread))
+        return noise.computed(stretch.expected(x, y), step(stretch.output, stretch.spread, self.grain))
 
     def _noise(self, seed: int) -> Noise:
-        return Noise(self.integers, self.dense_per_channel, self.norms_folded, seed)
+        return Noise(self.integers, self.half, self.dense_per_channel, self.norms_folded, seed)
 
     def _lead(self, seen: tap.Tapped, tallies: list[Tally]) -> None:
         """Keras led by the device's values: the difference that each stretch makes by itself."""
@@ -271,7 +277,7 @@ class Comparison:
             reachable = clipped(expected, tensor)
             answer = np.concatenate([batch[j] for batch in got]).reshape(expected.shape)
             draws = [clipped(np.concatenate([batch[j] for batch in draw]), tensor) for draw in drawn]
-            kernel = step(tensor, end.stretch.spread) ** 2 / 3
+            kernel = step(tensor, end.stretch.spread, self.grain) ** 2 / 3
             rounding = max(float(np.sqrt(np.mean((draw - reachable) ** 2) + kernel)) for draw in draws)
             difference = np.abs(answer - reachable)
             found.append(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_relu_suite import semantics
 from keras_relu_suite.errors import MismatchError
 from keras_relu_suite.export.convert import model_inputs, output_names
 from keras_relu_suite.semantics import Semantics
@@ -16,7 +18,10 @@ from keras_relu_suite.tflite import names
 from keras_relu_suite.tflite.align import Expected, align
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
+from keras_relu_suite.verify import implied
 from keras_relu_suite.verify.rules import Finding, finding
+
+LINEAR = semantics.linear()
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +38,20 @@ def from_metadata(file: File) -> list[Expected] | None:
     """The sites that our export wrote into the file; None if it did not, or if they cannot be read."""
     try:
         content = json.loads(file.metadata[names.METADATA])
-        return [Expected(str(s["name"]), Semantics.from_dict(s), int(s["calls"])) for s in content["sites"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return [_expected(s, len(file.ops)) for s in content["sites"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
+
+
+def _expected(entry: dict[str, Any], ops: int) -> Expected:
+    """One site of the metadata, which may be damaged: any of the errors that `from_metadata` catches."""
+    function, calls = Semantics.from_dict(entry), int(entry["calls"])
+    numbers = [*function.slopes, *function.intercepts, *function.knot_slopes, np.array(function.knots)]
+    if not (function.kind.isidentifier() and all(np.isfinite(n).all() for n in numbers)):
+        raise ValueError("a function that there is not")
+    if not 1 <= calls <= ops or not all(s.size for s in function.slopes) or not np.isfinite(function.apply(0.0)).all():
+        raise ValueError("a function that cannot be applied")
+    return Expected(names.printable(str(entry["name"])), function, calls)
 
 
 def metadata_findings(file: File) -> list[Finding]:
@@ -45,18 +61,26 @@ def metadata_findings(file: File) -> list[Finding]:
     return [finding("KRS206", "the trained slopes in the file's metadata cannot be read, and are not used")]
 
 
-def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tuple[list[Pair], list[Finding]]:
+def pair(
+    expected: Sequence[Expected] | None, found: Sequence[TFLiteSite], file: File
+) -> tuple[list[Pair], list[Finding]]:
     """Every site of the file with its counterpart; and findings for those that have none, or one of another kind.
 
-    Who belongs to whom says `align`.
+    Who belongs to whom says `align`. Only the main graph is compared with the model; a site that changes nothing under
+    the one that follows (the ReLU in a convolution before min(relu(x), 4)) is part of that. In integers an activation
+    may be there without its name: what counts is whether the output's codes can tell (`implied`).
     """
     if expected is None:
-        return [Pair(site.name, site) for site in found], []
-    wanted, chosen = align(expected, found)
+        return _named_apart([Pair(site.name, site) for site in found]), []
+    wanted, chosen = align(expected, [site for site in found if site.subgraph == 0])
     pairs, findings = [], []
     for j, site in enumerate(found):
         if j not in chosen:
+            if implied.same(LINEAR, site.semantics, site):
+                continue  # it clips nothing that the codes could hold
             pairs.append(Pair(site.name, site))
+            if site.subgraph or _absorbed(site, [found[i] for i in chosen]):
+                continue
             findings.append(
                 finding("KRS202", f"{site.name}: the file has a {site.semantics.describe()} ({site.lowering}) "
                         "without counterpart in the model", site=site.name)
@@ -64,7 +88,7 @@ def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tu
             continue
         e, call = wanted[chosen[j]]
         name = e.name if e.calls == 1 else f"{e.name}#{call + 1}"
-        if e.semantics.same_family(site.semantics):
+        if site.may_be(e.semantics) or implied.same(e.semantics, site.semantics, site):
             pairs.append(Pair(name, site, e, call))
         else:
             pairs.append(Pair(name, site))
@@ -74,12 +98,47 @@ def pair(expected: Sequence[Expected] | None, found: Sequence[TFLiteSite]) -> tu
             )  # fmt: skip
     for i, (e, call) in enumerate(wanted):
         if i not in chosen.values():
+            unnamed = implied.site(file, e.name, e.semantics)
+            if unnamed is not None and e.calls == 1:
+                pairs.append(Pair(e.name, unnamed, e))
+                continue
             which = f" (call {call + 1} of {e.calls})" if e.calls > 1 else ""
             findings.append(
                 finding("KRS201", f"{e.name}: the model's {e.semantics.describe()}{which} has no counterpart in the "
                         "file", site=e.name)
             )  # fmt: skip
-    return pairs, findings
+    return _named_apart(pairs), findings
+
+
+def _named_apart(pairs: list[Pair]) -> list[Pair]:
+    """With a number behind every name that was there before: a stranger's tensors may share a scope."""
+    seen: dict[str, int] = {}
+    result = []
+    for p in pairs:
+        n = seen[p.name] = seen.get(p.name, 0) + 1
+        result.append(p if n == 1 else replace(p, name=f"{p.name} ({n})"))
+    return result
+
+
+def other_graphs(file: File, found: Sequence[TFLiteSite]) -> list[str]:
+    """For every graph beside the main one what is not compared of its sites: they have no counterpart in the model."""
+    return [
+        f"{view.label}: {n} activation{'s' * (n > 1)} of another graph of the file: the function was checked, not the "
+        "slopes against training, nor in place or end to end"
+        for view in file.graphs
+        if view.subgraph and (n := sum(site.subgraph == view.subgraph for site in found))
+    ]
+
+
+def _absorbed(site: TFLiteSite, matched: Sequence[TFLiteSite]) -> bool:
+    """Whether a matched site follows and gives the same without this one: f(g(x)) = f(x)."""
+    for after in matched:
+        if after.input.index == site.output.index and after.semantics.piecewise_linear:
+            knots = np.array([0.0, *after.semantics.knots, *site.semantics.knots])
+            x = np.concatenate([knots + d for d in (-1e3, -1.0, 0.0, 1.0, 1e3)])
+            x = x.reshape(-1, *[1] * max(s.ndim for s in after.semantics.slopes))
+            return np.array_equal(after.semantics.apply(site.semantics.apply(x)), after.semantics.apply(x))
+    return False
 
 
 @dataclass(frozen=True)

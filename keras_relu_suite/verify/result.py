@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,13 @@ from keras_relu_suite.tflite.schema import Tensor
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.match import Pair
 from keras_relu_suite.verify.rules import Finding
+
+REPR = 240  # characters of a repr: pytest cuts the middle out of longer ones
+
+
+def shorten(text: str, length: int) -> str:
+    """The text, cut to that many characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ def site_record(p: Pair) -> SiteRecord:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """What was compared, what held, and what was not compared.
 
@@ -203,6 +209,7 @@ class Verification:
             "size": self.size,
             "holds": bool(self),
             "exit_code": self.exit_code,
+            "strict": self.strict,
             "reference": self.reference,
             "compared": self.compared,
             "devices": [d.to_dict() for d in self.devices],
@@ -214,12 +221,22 @@ class Verification:
             "not_compared": list(self.not_compared),
         }
 
+    def __repr__(self) -> str:
+        """One line with the verdict and the worst finding: what pytest shows of `assert krs.verify(...)`."""
+        verdict = {0: "holds", 1: "FAILS", 3: "INCOMPLETE"}[self.exit_code]
+        counted = (*self.errors, *(f for f in self.findings if f.severity == "coverage"))
+        more = f" (and {len(counted) - 1} more)" if len(counted) > 1 else ""
+        start, end = f"<Verification of {shorten(self.file, 40)}: {verdict}", f"{more}; see .summary()>"
+        if not counted:
+            return f"{start}, {self.compared:,} values compared>"
+        return f"{start}: {shorten(f'{counted[0].code} {counted[0].message}', REPR - len(start + end) - 2)}{end}"
+
     def summary(self) -> str:
         """The whole verdict as text for a terminal."""
         return report.verification_text(self.to_dict())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as .json or .html; the format follows the suffix.
+        """Write it as .json, .html or .xml (JUnit); the format follows the suffix.
 
         Raises:
             UsageError: another suffix, or a path that cannot be written.
@@ -228,7 +245,8 @@ class Verification:
         return report.save(
             target,
             {
-                ".json": lambda: json.dumps(self.to_dict(), indent=1),
+                ".json": lambda: report.as_json(self.to_dict()),
                 ".html": lambda: report.html({"title": target.stem, "verifications": [self.to_dict()]}),
+                ".xml": lambda: report.junit(self.to_dict()),
             },
         )

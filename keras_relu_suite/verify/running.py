@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 
 from keras_relu_suite.devices import Device
-from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused
+from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused, FileRejected
+from keras_relu_suite.tflite import limits
+from keras_relu_suite.tflite.builder import Probe
 from keras_relu_suite.tflite.schema import File
-from keras_relu_suite.verify import exhaust
+from keras_relu_suite.verify import exhaust, fidelity
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.match import Pair
 from keras_relu_suite.verify.result import DeviceRecord
 from keras_relu_suite.verify.rules import Finding, finding
+
+AHEAD = 4  # sites whose probes are ready before the devices ask for them
 
 
 def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], findings: list[Finding]) -> list[Device]:
@@ -21,6 +27,7 @@ def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], fi
     running = []
     zeros = [np.zeros((1, *file.tensors[i].shape), file.tensors[i].dtype) for i in file.inputs]
     for device in devices:
+        device.limits = limits.of(file)
         reason = device.unavailable()
         executed: tuple[str, ...] = ()
         if reason is not None:
@@ -35,44 +42,68 @@ def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], fi
     return running
 
 
-def device_finding(device: Device, error: DeviceError, what: str) -> Finding:
-    """A crash is the file's fault only on a runtime that still starts."""
+def device_finding(device: Device, error: DeviceError, what: str, probe: bool = False) -> Finding:
+    """A crash is the file's fault only on a runtime that still starts; a rejection is not, if it is of a probe."""
     if isinstance(error, DeviceCrashed):
         if device.unavailable() is None:
             return finding("KRS904", f"{device.name} on {what}: {error}", device=device.name)
         return finding("KRS902", f"{device.name} vanished on {what}: {error}", device=device.name)
+    if isinstance(error, FileRejected) and not probe:
+        return finding("KRS213", f"{device.name} rejects {what}: {error}", device=device.name)
     if isinstance(error, DeviceRefused):
         return finding("KRS903", f"{device.name} refuses {what}: {error}", device=device.name)
     return finding("KRS902", f"{device.name}: {error}", device=device.name)
 
 
 def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], findings: list[Finding]) -> list[SiteCheck]:
-    """The function check of every site on every device; findings for what fails or cannot be run."""
-    checks = []
-    for p in pairs:
-        probes = exhaust.probes(file, p.site)
-        if isinstance(probes, str):
-            findings.append(
-                finding("KRS905", f"{p.name}: no function check of {p.site.lowering}: {probes}", site=p.name)
-            )
-            continue
-        for device in devices:
-            try:
-                check = exhaust.check(p.name, p.site, probes, device)
-            except DeviceError as error:
-                findings.append(device_finding(device, error, p.name))
-                continue
-            checks.append(check)
-            if not check:
-                witness = "" if check.witness is None else check.witness.text()
+    """The function check of every site on every device; findings for what fails or cannot be run.
+
+    The probes are made once for all devices, and the devices, processes of their own, run at the same time: each takes
+    a site as soon as its probes are there.
+    """
+    checks: list[SiteCheck] = []
+    with ExitStack() as stack:
+        workers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
+        pending: list[tuple[Pair, list[Future[SiteCheck | Finding]]]] = []
+        for p in pairs if devices else ():
+            probes = exhaust.probes(file, p.site)
+            if isinstance(probes, str):
                 findings.append(
-                    finding(
-                        "KRS101",
-                        f"{p.name} on {device.name}: {check.beyond:,} of {check.compared:,} values are off by more "
-                        f"than rounding; {witness}",
-                        site=p.name,
-                        device=device.name,
-                        channel=None if check.witness is None else check.witness.channel,
-                    )
+                    finding("KRS905", f"{p.name}: no function check of {p.site.lowering}: {probes}", site=p.name)
                 )
+                continue
+            findings += fidelity.saturation(p.name, p.site, probes)
+            started = [w.submit(_check, p, probes, d) for w, d in zip(workers, devices, strict=True)]
+            pending.append((p, started))
+            if len(pending) > AHEAD:  # probes are large: do not make them all before the first has run
+                for future in pending[-AHEAD][1]:
+                    future.exception()
+        for p, results in pending:
+            for device, result in zip(devices, (future.result() for future in results), strict=True):
+                if isinstance(result, Finding):
+                    findings.append(result)
+                    continue
+                checks.append(result)
+                if not result:
+                    findings.append(_wrong(p, device, result))
     return checks
+
+
+def _check(p: Pair, probes: list[Probe], device: Device) -> SiteCheck | Finding:
+    try:
+        return exhaust.check(p.name, p.site, probes, device)
+    except DeviceError as error:
+        # It may start the device again, which only the thread that uses it may do.
+        return device_finding(device, error, p.name, probe=True)
+
+
+def _wrong(p: Pair, device: Device, check: SiteCheck) -> Finding:
+    witness = "" if check.witness is None else check.witness.text()
+    return finding(
+        "KRS101",
+        f"{p.name} on {device.name}: {check.beyond:,} of {check.compared:,} values are off by more than rounding; "
+        f"{witness}",
+        site=p.name,
+        device=device.name,
+        channel=None if check.witness is None else check.witness.channel,
+    )

@@ -2,7 +2,7 @@
 
 The difference that a stretch makes by itself may be, as RMS over samples and positions of a channel c,
 
-    √((8·σ_c)² + 3·(L_c·s_in)² + 3·s_out²),
+    √((8·σ_c)² + 3·(L_c·s_in)² + 3·s_out²)  (and 3·(L_t·s_t)² for every tensor t inside a site of several ops),
 
 σ_c the standard deviation that rounding the weights makes there (measured, see `trained.Noise`) and L_c the largest
 slope. The first term: a weight's rounding is one draw for all samples; 8 deviations, since σ_c is itself estimated from
@@ -36,6 +36,7 @@ class Stretch:
         output: The file's tensor at its end.
         axis: The axis of units in Keras' layout.
         site, function: For a site, its op in the file and the trained activation.
+        grain: The rounding of floats, relative to the largest: float32's, or that of a hybrid op's int8.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Stretch:
         axis: int = -1,
         site: TFLiteSite | None = None,
         function: Semantics | None = None,
+        grain: float = bounds.EPS32,
     ) -> None:
+        self.grain = grain
         self.name, self.output, self.axis, self.site, self.function = name, output, axis, site, function
         self.variances: list[Floats] = []
         self.spread = 0.0
@@ -101,10 +104,10 @@ class Stretch:
 
     def limit(self) -> Floats:
         """The RMS that is allowed on each channel."""
-        steps = [step(self.output, self.spread)]
+        steps = [step(self.output, self.spread, self.grain)]
         if self.site is not None and not self.site.fused:
             steepest = max((float(np.abs(s).max()) for s in self.site.semantics.slopes), default=1.0)
-            steps.append(steepest * step(self.site.input, self.spread))
+            steps += [steepest * step(self.site.input, self.spread, self.grain), *self.site.inner]
         kernels = KERNEL * sum(s**2 for s in steps) + np.finfo(np.float64).tiny
         limit: Floats = np.sqrt(DEVIATIONS**2 * np.mean(self.variances, axis=0) + kernels)
         return limit
@@ -175,9 +178,9 @@ class Tally:
         )
 
 
-def step(tensor: Tensor, spread: float) -> float:
+def step(tensor: Tensor, spread: float, grain: float = bounds.EPS32) -> float:
     """One LSB; for floats the rounding of the largest value."""
-    return float(tensor.scale[0]) if tensor.quantized else spread * bounds.EPS32
+    return float(tensor.scale[0]) if tensor.quantized else spread * grain
 
 
 def clipped(values: Floats, tensor: Tensor) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_relu_suite.devices import Device
+from keras_relu_suite.errors import FileRejected
 from keras_relu_suite.tflite import bounds, cutout, schema
 from keras_relu_suite.tflite.schema import File, Tensor
 from keras_relu_suite.verify.match import Pair, Ports
@@ -66,6 +68,7 @@ class Tap:
 
         Raises:
             DeviceError: the device refused, crashed or is not there.
+            FileRejected: a tensor has another size than the file says.
         """
         result = device.run(self.model, feeds, outputs=len(self.tensors))
         by_tensor = {t: self._real(t, a) for t, a in zip(self.tensors, result.outputs, strict=True)}
@@ -82,6 +85,8 @@ class Tap:
     def _real(self, index: int, values: NDArray[Any]) -> Floats:
         """Real values, the invocations and the file's batch merged into one axis of samples."""
         tensor = self.file.tensors[index]
+        if values.size % max(1, math.prod(tensor.shape[1:])):
+            raise FileRejected(f"tensor {index} has shape {tensor.shape} in the file, {values.shape[1:]} when it runs")
         return cutout.to_real(values.reshape(-1, *tensor.shape[1:]) if tensor.shape else values, tensor)
 
 

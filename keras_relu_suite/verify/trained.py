@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from keras_relu_suite import structure
 from keras_relu_suite.describe import Site
 from keras_relu_suite.monitor import probe
+from keras_relu_suite.tflite.schema import File
 
 Floats = NDArray[np.float64]
 
@@ -100,11 +101,13 @@ class Noise:
     Weights: int8 steps are max|w| / 127, of each output channel (of the whole tensor for slopes, for dense kernels if
     the file has one scale for them, and for the scales of batch norms that the file multiplies by in an op of their
     own); in float32 a sum of n products is off by at most n roundings, whose random
-    part is √n·2⁻²⁴ of each term. Layer outputs: int8 steps are their range / 255; in float32 2⁻²³ of the range.
+    part is √n·2⁻²⁴ of each term; in float16 2⁻¹⁰ of the weight. Layer outputs: int8 steps are their range / 255; in
+    float32 2⁻²³ of the range.
     """
 
-    def __init__(self, integers: bool, dense_per_channel: bool, norms_folded: bool, seed: int) -> None:
-        self.integers, self.dense_per_channel, self.norms_folded = integers, dense_per_channel, norms_folded
+    def __init__(self, integers: bool, half: bool, dense_per_channel: bool, norms_folded: bool, seed: int) -> None:
+        self.integers, self.half = integers, half
+        self.dense_per_channel, self.norms_folded = dense_per_channel, norms_folded
         self.random = np.random.default_rng(seed)
 
     def weights(self, model: keras.Model) -> list[Any]:
@@ -114,11 +117,13 @@ class Noise:
         return [self._weight(v, owner.get(id(v))) for v in model.trainable_variables]
 
     def _weight(self, variable: Any, norm: Any) -> Any:
-        if variable.name == "bias" or (norm is not None and self.norms_folded):
+        if not self.half and (variable.name == "bias" or (norm is not None and self.norms_folded)):
             return variable.value  # biases are 32-bit; a folded batch norm is part of the kernel before it
         w = _float64(variable.value)
         if self.integers:
             step = _norm_step(variable, norm) if norm is not None else self._step(variable, w)
+        elif self.half:
+            step = np.maximum(np.abs(w) * 2.0**-10, 2.0**-24)  # the second is float16's smallest step
         else:
             step = np.abs(w) * np.sqrt(w.size / w.shape[-1] if w.ndim else 1.0) * 2.0**-23
         return keras.ops.convert_to_tensor(self.rounded(w, step), dtype=variable.dtype)
@@ -157,6 +162,15 @@ class Noise:
         channel (fixed-point multipliers and slopes; averaging over positions does not take that away)."""
         channel = (1,) * (value.ndim - 1) + value.shape[-1:]
         return self.rounded(value, step) + self.random.uniform(-0.25, 0.25, channel) * step
+
+
+def hybrid(file: File) -> bool:
+    """Whether an op of it multiplies float values by int8 weights: it rounds the values to int8 as it goes."""
+    return any(
+        file.tensors[op.inputs[0]].dtype == "float32" and file.tensors[op.inputs[1]].dtype == "int8"
+        for op in file.ops
+        if op.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV") and len(op.inputs) > 1
+    )
 
 
 def _norm_step(variable: Any, norm: Any) -> Floats:

@@ -57,3 +57,15 @@ def test_interleaving_calls_each_function_every_round(scripts):
     assert {tuple(calls[i : i + 2]) for i in range(0, 12, 2)} == {("a", "b"), ("b", "a")}
     row = timing.ratio({"a": [2.0, 4.0], "b": [1.0, 2.0]}, "a", "b", "r")
     assert row.value == 2 and row.quartiles == (2, 2)
+
+
+@pytest.mark.slow
+def test_seeded_faults_in_short(scripts, tmp_path):
+    """The small run keeps the promises that do not depend on its size, and writes every mutant down."""
+    benchmark, _ = scripts
+    assert benchmark.main(["faults", "--quick", "--out", str(tmp_path / "f.json")]) == 0
+    rows = {row["name"]: row for row in json.loads((tmp_path / "f.json").read_text())["rows"]}
+    cases = json.loads((tmp_path / "f-cases.json").read_text())
+    assert rows["mutants"]["value"] == len(cases) > 30
+    assert rows["harmful caught, with our metadata alone"]["value"] == 1.0
+    assert {case["label"] for case in cases} == {"harmful", "harmless", "between"}

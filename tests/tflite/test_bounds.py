@@ -52,3 +52,10 @@ def test_smooth_functions_may_be_16_ulp_off_and_no_more(kind):
     for ulps, holds in ((15, True), (40, False)):
         got = (exact + ulps * bounds.EPS32).astype(np.float32)
         assert (bounds.float_error(got, exact, exact, f) <= 1).all() == holds
+
+
+def test_an_infinity_beside_the_largest_float_is_overflow_and_elsewhere_an_error():
+    f = semantics.smooth("hard_silu")
+    for exact, holds in ((1e38, True), (1e36, False)):
+        error = bounds.float_error(np.array([np.inf], np.float32), np.array([exact]), np.array([exact]), f)
+        assert (error <= 1).all() == holds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ import keras_relu_suite as krs
 from keras_relu_suite import devices
 from keras_relu_suite.devices import Device, Run
 from keras_relu_suite.errors import DeviceCrashed, DeviceRefused
+from keras_relu_suite.tflite import graph, schema
+from keras_relu_suite.verify import match, running
 
 
 class Fake(Device):
@@ -114,3 +118,23 @@ def test_a_wrong_activation_kernel_is_found_and_named(monkeypatch, int8_file):
     found = [f for f in v.findings if f.code == "KRS101"]
     assert v.exit_code == 1 and {f.site for f in found} <= {"first", "second"} and found
     assert "expected" in found[0].message and "got" in found[0].message
+
+
+def test_a_crashed_device_is_started_again_by_the_thread_that_uses_it(int8_file):
+    """The main thread must not: the device's own thread may be talking to it already, about the next activation."""
+    starts = []
+
+    class Dies(Device):
+        def run(self, model, inputs, outputs, repeats=0):
+            raise DeviceCrashed("gone")
+
+        def unavailable(self):
+            starts.append(threading.get_ident())
+            return None
+
+    file = schema.read(int8_file.read_bytes())
+    pairs, _ = match.pair(None, graph.sites(file).sites, file)
+    findings = []
+    assert running.functions(file, pairs, [Dies("dies", "host CPU", "")], findings) == []
+    assert [f.code for f in findings] == ["KRS904"] * len(pairs)
+    assert len(starts) == len(pairs) and threading.get_ident() not in starts

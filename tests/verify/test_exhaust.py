@@ -135,7 +135,7 @@ def test_what_has_no_probe_says_why(mixed_int8):
     site = next(s for s in found if s.lowering == "CONV_2D+RELU")
     import dataclasses
 
-    renamed = dataclasses.replace(site, op=dataclasses.replace(site.op, name="TRANSPOSE_CONV"))
+    renamed = dataclasses.replace(site, op=dataclasses.replace(site.op, name="CONV_3D"))
     assert "no test kernel" in exhaust.probes(file, renamed)
     mixed = dataclasses.replace(site, input=dataclasses.replace(site.input, dtype="float32"))
     assert "float32 and its output int8" in exhaust.probes(file, mixed)
