@@ -27,6 +27,7 @@ _OPTIONS = {
     "MAX_POOL_2D": "Pool2DOptions", "AVERAGE_POOL_2D": "Pool2DOptions", "LEAKY_RELU": "LeakyReluOptions",
     "GELU": "GeluOptions",
 }  # fmt: skip
+_KEEP_SHAPE = (*ACTIVATIONS, "QUANTIZE", "DEQUANTIZE", "SOFTMAX")
 _KEEP_BATCH = ("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D", "AVERAGE_POOL_2D")
 _FILTERS = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 2}
 
@@ -48,7 +49,7 @@ def check(tensors: Sequence[Tensor], op: Op) -> None:
         raise TFLiteFileError(f"{what} needs {options}. Received: {given.removesuffix('T')}")
     if op.fused == "?":
         raise TFLiteFileError(f"{what} has a fused activation that there is not")
-    if op.name in (*ACTIVATIONS, *_KEEP_BATCH) or op.fused != "NONE":
+    if op.name in (*_KEEP_SHAPE, *_KEEP_BATCH) or op.fused != "NONE":
         _shapes(tensors, op, what)
 
 
@@ -57,7 +58,7 @@ def _shapes(tensors: Sequence[Tensor], op: Op, what: str) -> None:
         if index >= 0 and 0 in tensors[index].shape:
             raise TFLiteFileError(f"{what} works on tensor {index}, which has no elements: {tensors[index].shape}")
     before, after = tensors[op.inputs[0]].shape, tensors[op.outputs[0]].shape
-    kept = len(before) if op.name in ACTIVATIONS else 1 if op.name in _KEEP_BATCH else 0
+    kept = len(before) if op.name in _KEEP_SHAPE else 1 if op.name in _KEEP_BATCH else 0
     if before and after and before[:kept] != after[:kept]:
         raise TFLiteFileError(f"{what} makes a tensor of shape {after} of one of shape {before}")
     if op.name == "PRELU":

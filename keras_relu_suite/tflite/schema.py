@@ -202,8 +202,6 @@ def _view(data: bytes, model: Model, subgraph: int) -> File:
     ops = tuple(_op(model, i, op, len(tensors)) for i, op in enumerate(graph.operators or ()))
     inputs, outputs = _indices(graph.inputs, len(tensors)), _indices(graph.outputs, len(tensors))
     limits.check(tensors, (*inputs, *outputs) if subgraph == 0 else ())  # inner graphs may pass resources
-    for op in ops:
-        needs.check(tensors, op)
     known = set(inputs) | {t.index for t in tensors if t.data is not None} | {-1}
     known |= {i for i, t in enumerate(graph.tensors or ()) if t.isVariable}
     for op in ops:
@@ -213,6 +211,8 @@ def _view(data: bytes, model: Model, subgraph: int) -> File:
                 f"op {op.index} ({op.name}) reads tensor {missing[0]}, which nothing has made by then"
             )
         known |= set(op.outputs)
+    for op in ops:
+        needs.check(tensors, op)
     if not set(outputs) <= known:
         raise TFLiteFileError("an output of the graph is made by no op")
     names_in, names_out = _signature(model, subgraph, inputs, outputs, tensors)

@@ -148,7 +148,7 @@ def cases(folder: Path, seeds: range) -> Iterator[dict[str, Any]]:
                           f"{result['trace'][-800:]}", flush=True)
                 yield result
             if not worker.left:
-                worker.process.wait()
+                worker.process.communicate()
                 workers.remove(worker)
 
 
@@ -182,6 +182,7 @@ class _Worker:
             return []
         self.process.kill()
         why = f"the verifier's own process ended with {self.process.wait()}" if ready else "no answer"
+        self.process.communicate()
         lost = self.left[0]
         if not ready and lost not in self.again:  # a machine that stood still, or a hang: that comes again
             self.again.add(lost)

@@ -181,6 +181,10 @@ def batch_that_changes(model):
     graph_of(model).tensors[first(model, "CONV_2D").outputs[0]].shape = [3, 6, 6, 8]
 
 
+def batch_that_quantize_changes(model):
+    graph_of(model).tensors[graph_of(model).inputs[0]].shape = [1000, 8, 8, 1]
+
+
 def negative_scale(model):
     tensor_of(model, "PRELU", 0).quantization.scale = np.array([-1], np.float32)
 
@@ -218,6 +222,7 @@ def other_options(model):
         (slopes_that_do_not_fit, "has slopes of shape (8, 1, 1) for an input of shape (1, 6, 6, 8)"),
         (shape_that_changes, "(PRELU) makes a tensor of shape (1, 6, 6, 8) of one of shape (1, 6, 9, 8)"),
         (batch_that_changes, "(CONV_2D) makes a tensor of shape (3, 6, 6, 8)"),
+        (batch_that_quantize_changes, "(QUANTIZE) makes a tensor of shape (1, 8, 8, 1) of one of shape (1000,"),
         (negative_scale, "not a positive number"),
         (unknown_activation, "has a fused activation that there is not"),
         (slope_of_nan, "has a slope that is not finite"),
@@ -368,8 +373,9 @@ def test_a_file_that_contradicts_itself_is_exit_1_and_an_op_that_is_lacking_exit
 
 
 def busy(model):
-    """A convolution over 64 MiB."""
-    graph_of(model).tensors[graph_of(model).inputs[0]].shape = [1, 4096, 4096, 1]
+    """A convolution over 64 MiB of float32."""
+    for index in (*graph_of(model).inputs, first(model, "CONV_2D").inputs[0]):
+        graph_of(model).tensors[index].shape = [1, 4096, 4096, 1]
 
 
 @pytest.mark.parametrize("limit", [{"seconds": 0.05, "memory": None}, {"seconds": None, "memory": 2**26}])
