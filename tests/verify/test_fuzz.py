@@ -218,7 +218,7 @@ def other_options(model):
         (dangling, "points outside the"),
         (dangling_output, "points outside the"),
         (no_slopes, "(PRELU) needs 2 inputs"),
-        (no_output, "(PRELU) has no output"),
+        (no_output, "which nothing has made by then"),
         (slopes_that_do_not_fit, "has slopes of shape (8, 1, 1) for an input of shape (1, 6, 6, 8)"),
         (shape_that_changes, "(PRELU) makes a tensor of shape (1, 6, 6, 8) of one of shape (1, 6, 9, 8)"),
         (batch_that_changes, "(CONV_2D) makes a tensor of shape (3, 6, 6, 8)"),
