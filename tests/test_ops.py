@@ -220,3 +220,15 @@ def test_symbolic_input_is_recorded_in_a_functional_model():
 )
 def test_plan(x_shape, slope_shape, leading, axes, parts):
     assert reduction.plan(x_shape, slope_shape) == reduction.Reduction(leading, axes, parts)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("shape", [(3, 5), (0, 5), (4, 7, 5), (2, 3, 4, 5), (2, 1, 3, 2, 5)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_channel_sum_is_the_sum_over_all_but_the_last_axis(shape, dtype):
+    x = np.random.default_rng(0).integers(0, 8, shape).astype("float32")  # exact in both
+    found = ops.channel_sum(keras.ops.cast(x, dtype))
+    assert keras.backend.standardize_dtype(found.dtype) == dtype
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(keras.ops.cast(found, "float32")), x.sum(tuple(range(len(shape) - 1)))
+    )

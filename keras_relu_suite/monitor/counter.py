@@ -77,8 +77,7 @@ class Tally:
             parts = []
             for at, counter in ((at, self.counters[at]) for at in self._mass_at):
                 if at in mine:
-                    total = ops.sum(counter.units.per_sample(mine[at].y), axis=0)
-                    parts.append(ops.cast(total, "float32"))
+                    parts.append(ops.cast(counter.units.total(mine[at].y), "float32"))
                 else:
                     parts.append(ops.zeros((counter.size,), "float32"))
             self.mass.assign(self.mass.value + ops.concatenate(parts))

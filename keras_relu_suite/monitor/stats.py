@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import backend, ops
 
-from keras_relu_suite.ops import Tensor
+from keras_relu_suite.ops import Tensor, channel_sum
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.smooth import saturated_beyond
 
@@ -43,6 +43,15 @@ class Units:
         axis = self.channel_axis % len(hit.shape)
         others = tuple(a for a in range(1, len(hit.shape)) if a != axis)
         return ops.sum(hit, axis=others) if others else hit
+
+    def total(self, y: Tensor) -> Tensor:
+        """The sum over samples and positions of each unit, `(units,)`."""
+        if self.by_position:
+            return ops.sum(self.per_sample(y), axis=0)
+        axis = self.channel_axis % len(y.shape)
+        if axis == len(y.shape) - 1:
+            return channel_sum(y)
+        return ops.sum(y, axis=tuple(a for a in range(len(y.shape)) if a != axis))
 
     def positions(self, x: Tensor) -> Tensor | int:
         """How many positions each unit has."""
@@ -81,7 +90,7 @@ def exact(function: Semantics, x: Tensor | None, y: Tensor, units: Units, live: 
     if by_output(function, y) and plain_relu(function):
         # Σ y > 0 where y > 0 anywhere, and NaN where x is: one pass over a tensor that exists anyway, which leaves
         # TensorFlow's fusion of convolution, bias and ReLU as it is.
-        total = ops.sum(units.per_sample(y), axis=0)
+        total = units.total(y)
         fired, nan = ops.greater(total, 0), ops.isnan(total) if x is None else _any(ops.isnan(x), units)
         yes = ops.ones_like(fired)
         return ops.cast(ops.stack([yes, fired, nan, ops.logical_not(yes), yes]), "int32")

@@ -244,7 +244,7 @@ class Steps:
     def _end(self, logs: Any) -> None:
         """From a loss that is not finite on, every step is looked at in full: some unit will show NaN."""
         loss = logs.get("loss") if isinstance(logs, dict) else None
-        if loss is not None:
+        if loss is not None and self.decided is None:
             bad = ops.cast(ops.logical_not(ops.isfinite(ops.cast(loss, "float32"))), "int32")
             none = ops.zeros_like(bad)
             self.control.assign(self.control.value + ops.stack([none, none, bad]))
