@@ -46,8 +46,8 @@ def concatenated_relu(x: Tensor, axis: int = -1) -> Tensor:
 def channel_sum(x: Tensor) -> Tensor:
     """Σ x over all axes but the last, `(channels,)`, in the dtype of x.
 
-    On TensorFlow by the op that sums a bias's gradient: on a CPU it takes a quarter of the time of a plain sum (128×512:
-    10 against 40 µs).
+    On TensorFlow by the op that sums a bias's gradient: on a CPU it takes a quarter of a plain sum's time (128×512: 10
+    against 40 µs).
     """
     if keras.backend.backend() == "tensorflow" and keras.backend.standardize_dtype(x.dtype) == "float32":
         import tensorflow as tf

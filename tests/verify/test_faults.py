@@ -132,7 +132,7 @@ def test_every_kind_in_every_file_against_the_model(bench, files, opened, name):
             tried += 1
             v = verified(files[name], mutant.data, opened, model=True)
             assert v.exit_code == 1, (kind, v.summary())
-    assert tried >= 6
+    assert tried >= 4  # a file without PReLU has no slopes of channels to damage
 
 
 # The pieces.
