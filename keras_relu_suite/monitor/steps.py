@@ -242,8 +242,10 @@ class Steps:
         self._now.called, self._now.seen, self._now.given, self._now.active = set(), [], None, True
 
     def _end(self, logs: Any) -> None:
-        """From a loss that is not finite on, every step is looked at in full: some unit will show NaN. (Not where the host
-        decides which steps are: there NaN shows in the mass, in the weights, or at the next sampled step.)"""
+        """From a loss that is not finite on, every step is looked at in full: some unit will show NaN.
+
+        Not where the host decides which steps are: there NaN shows in the mass, the weights or the next sampled step.
+        """
         loss = logs.get("loss") if isinstance(logs, dict) else None
         if loss is not None and self.decided is None:
             bad = ops.cast(ops.logical_not(ops.isfinite(ops.cast(loss, "float32"))), "int32")
