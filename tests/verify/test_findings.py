@@ -249,7 +249,8 @@ def test_junit_holds_names_that_xml_does_not(results):
     content = results["failed"].to_dict()
     content["file"] = "a\x00\x1b<&>\ud800.tflite"
     content["findings"][0]["message"] = "\x0b"
-    ElementTree.fromstring(report.junit(content).encode())
+    root = ElementTree.fromstring(report.junit(content).encode())
+    assert any("<&>" in str(value) for node in root.iter() for value in node.attrib.values())
 
 
 def test_the_command_line_writes_junit(capfd, flipped, tmp_path):
