@@ -33,7 +33,7 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
     weights that the step itself had: no extra forward pass and no training-data argument. A unit is *dead* if its
     activation's slope was exactly 0 for all of them at one output value; only activations with a flat piece can have
     dead units. Sparsity is not death. Rates and means (rare, dying, dormant, low-gradient, saturated, always on) are
-    estimated from one step in 31, with the number of samples in the verdict. Works on TensorFlow (MirroredStrategy
+    estimated from one step in 61, with the number of samples in the verdict. Works on TensorFlow (MirroredStrategy
     included), JAX (DataParallel included) and PyTorch.
 
     Log keys, present from the first epoch: `dead_fraction` (dead units over all units of rectifiers),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,14 @@ def variable(shape: tuple[int, ...], dtype: str, replicated: bool) -> keras.Vari
     """Zeros that training does not see; every replica has its own, and reading them gives the sum."""
     kind = {"aggregation": "sum", "synchronization": "on_read"} if replicated else {}
     return keras.Variable(np.zeros(shape, dtype), dtype=dtype, trainable=False, autocast=False, name="krs", **kind)
+
+
+def add(held: keras.Variable, amount: Tensor) -> None:
+    """held += amount; on TensorFlow where it stands, which costs half of reading and writing it."""
+    if keras.backend.backend() == "tensorflow":
+        held.value.assign_add(amount)
+    else:
+        held.assign(held.value + amount)
 
 
 @dataclass(frozen=True)
@@ -70,17 +79,22 @@ class Tally:
     def variables(self) -> list[keras.Variable]:
         return [self.numbers, self.means, self.mass]
 
+    def weighs(self, seen: Seen) -> bool:
+        """Whether this batch is one for `weigh`."""
+        return seen.at in self._mass_at and seen.x is None
+
     def weigh(self, seen: Sequence[Seen]) -> list[Seen]:
         """Add to the mass of the calls that have one; the rest of `seen` is given back."""
-        mine = {s.at: s for s in seen if s.at in self._mass_at and s.x is None}
+        mine = {s.at: s for s in seen if self.weighs(s)}
         if mine:
             parts = []
             for at, counter in ((at, self.counters[at]) for at in self._mass_at):
                 if at in mine:
-                    parts.append(ops.cast(counter.units.total(mine[at].y), "float32"))
+                    with mine[at].after():
+                        parts.append(ops.cast(counter.units.total(mine[at].y), "float32"))
                 else:
                     parts.append(ops.zeros((counter.size,), "float32"))
-            self.mass.assign(self.mass.value + ops.concatenate(parts))
+            add(self.mass, ops.concatenate(parts))
             self.weighed |= set(mine)
         return [s for s in seen if s.at not in mine]
 
@@ -98,9 +112,9 @@ class Tally:
             )
             at, at_means = end, end_means
 
-    def read(self) -> list[tuple[NDArray[np.int32], NDArray[np.float64]]]:
-        """For each call the exact and the sampled counts, summed over the replicas."""
-        numbers, means, mass = (keras.ops.convert_to_numpy(v) for v in self.variables)
+    def read(self, values: Sequence[NDArray[Any]]) -> list[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+        """For each call the exact and the sampled counts, from what `variables` hold, summed over the replicas."""
+        numbers, means, mass = values
         found = []
         for i, (exact, counts, sums) in enumerate(self.parts(numbers, means)):
             exact = np.minimum(exact, 1)
@@ -112,26 +126,31 @@ class Tally:
             found.append((exact, np.concatenate([sums, counts], dtype=np.float64)))
         return found
 
-    def reset(self) -> None:
-        """Begin anew."""
-        for held in self.variables:
-            held.assign(np.zeros(held.shape, held.dtype))
-
 
 @dataclass(frozen=True)
 class Seen:
-    """One batch at one call: its input (None where the output will do), output, and slopes that are weights."""
+    """One batch at one call: its input (None where the output will do), output, slopes that are weights, and a tensor
+    that TensorFlow is to have computed before it looks at them, if any."""
 
     at: int
     x: Tensor | None
     y: Tensor
     live: dict[int, Tensor]
+    later: Any = None
 
     @staticmethod
     def of(at: int, site: Site, x: Tensor, y: Tensor, keep: bool) -> Seen:
         """What `count` needs of a batch; `keep` keeps x in any case."""
         needed = None if not keep and stats.by_output(site.semantics, x) else ops.stop_gradient(x)
         return Seen(at, needed, ops.stop_gradient(y), live_slopes(site))
+
+
+    def after(self) -> contextlib.AbstractContextManager[None]:
+        if self.later is None:
+            return contextlib.nullcontext()
+        import tensorflow as tf
+
+        return tf.control_dependencies([self.later])  # type: ignore[no-any-return]
 
 
 def together(seen: Sequence[Seen], loop: Sequence[bool]) -> list[Seen]:

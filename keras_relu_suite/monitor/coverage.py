@@ -18,7 +18,6 @@ from keras_relu_suite.monitor.stats import Units
 from keras_relu_suite.structure import looped
 
 GRANULARITIES = ("channel", "position")
-SMALL = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -149,16 +148,16 @@ def _kernel(site: Site, size: int, once: bool) -> tuple[keras.Variable, int] | N
     return None
 
 
+def weights_of(calls: Sequence[Call]) -> list[keras.Variable]:
+    """The weights that make the units, each once."""
+    return list({id(c.kernel[0]): c.kernel[0] for c in calls if c.kernel is not None}.values())
+
+
 def broken(call: Call) -> NDArray[np.bool_] | None:
-    """The units whose weights hold NaN; None if there are none or the weights are not known."""
+    """The units whose weights hold NaN; None if they are not known."""
     if call.kernel is None:
         return None
     kernel, axis = call.kernel
-    # A small one is summed here sooner than a backend is asked; a large one stays on its device.
-    small = math.prod(kernel.shape) <= SMALL
-    total = np.sum(keras.ops.convert_to_numpy(kernel.value)) if small else keras.ops.sum(kernel.value)
-    if np.isfinite(keras.ops.convert_to_numpy(total)):
-        return None
     nan = np.isnan(keras.ops.convert_to_numpy(keras.ops.cast(kernel, "float32")))
     return np.asarray(nan.any(axis=tuple(a for a in range(nan.ndim) if a != axis)))
 

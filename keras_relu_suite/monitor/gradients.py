@@ -49,15 +49,10 @@ class Gradients:
 
         self.held.assign(more() if full is True else ops.cond(full, more, lambda: held + 0))
 
-    def read(self) -> dict[int, NDArray[np.float32]]:
-        """By call."""
-        flat, start = np.array(keras.ops.convert_to_numpy(self.held)), 0
-        found = {}
+    def read(self, value: NDArray[np.float32]) -> dict[int, NDArray[np.float32]]:
+        """By call, from what `held` holds."""
+        found, start = {}, 0
         for i, size, _, _ in self._kernels:
-            found[i] = flat[start : start + size]
+            found[i] = value[start : start + size]
             start += size
         return found
-
-    def reset(self) -> None:
-        """Begin anew."""
-        self.held.assign(np.zeros(self.held.shape, "float32"))

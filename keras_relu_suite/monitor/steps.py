@@ -6,18 +6,21 @@ with the model's other state (`structure.carry`), and what is counted around the
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from keras_relu_suite import structure
 from keras_relu_suite.errors import one_line
 from keras_relu_suite.monitor import probe
 from keras_relu_suite.monitor.counter import Seen, Tally, count, together, variable
-from keras_relu_suite.monitor.coverage import Coverage, units_of
+from keras_relu_suite.monitor.coverage import Coverage, units_of, weights_of
 from keras_relu_suite.monitor.gradients import Gradients
 from keras_relu_suite.ops import Tensor
 
@@ -32,6 +35,7 @@ class _Now(threading.local):
         self.active = self.inside = False
         self.called: set[int] = set()
         self.seen: list[Seen] = []
+        self.late: list[Seen] = []
         self.given: list[Any] | None = None
         self.level: Any = None
         self.full: Tensor = None
@@ -64,6 +68,11 @@ class Steps:
         for i, call in enumerate(coverage.calls):
             self._of_site.setdefault(call.site, []).append(i)
         self.decided: bool | None = None
+        # TensorFlow has a batch of a dense layer read on the way back: on the way forward it would stand in the way of
+        # the next layer (which costs five times as much), while a batch of a convolution leaves the cache meanwhile.
+        self._defers = keras.backend.backend() == "tensorflow" and step == "train_step" and not replicated
+        self.weights = weights_of(coverage.calls)
+        self._collect = self._compiled() if keras.backend.backend() == "tensorflow" and not replicated else self._read
         self._calls: set[int] = set()
         self._now = _Now()
 
@@ -93,6 +102,26 @@ class Steps:
                 take_out()
 
         return detach
+
+    def take(self) -> list[NDArray[Any]]:
+        """What `variables` hold, and at last whether each of `weights` is finite; counting begins anew."""
+        return [np.asarray(keras.ops.convert_to_numpy(found)) for found in self._collect()]
+
+    def _read(self) -> list[Tensor]:
+        finite = [ops.isfinite(ops.sum(ops.cast(w.value, "float32"))) for w in self.weights]
+        found = [held.value + ops.zeros((), held.dtype) for held in self.variables]
+        # The step counter goes on, so that the sampled steps move through the data. (Of several replicas, what is read
+        # is their sum, and what is assigned is shared out among them.)
+        kept = ops.multiply(found[0], ops.convert_to_tensor([int(which == STEP) for which in range(3)], "int32"))
+        for held, value in zip(self.variables, [kept, *map(ops.zeros_like, found[1:])], strict=True):
+            held.assign(value)
+        return [*found, ops.stack(finite) if finite else ops.zeros((0,), "bool")]
+
+    def _compiled(self) -> Callable[[], list[Tensor]]:
+        """`_read` as a graph: a tenth of the time of its operations one by one."""
+        import tensorflow as tf
+
+        return tf.function(self._read, autograph=False)  # type: ignore[no-any-return]
 
     # What stands around the model's methods.
 
@@ -135,11 +164,29 @@ class Steps:
             seen = together(seen, [call.loop for call in self.coverage.calls])
             while seen:
                 first = {s.at: s for s in reversed(seen)}
-                count(self.tally, self._now.full, list(first.values()))
+                batch = list(first.values())
+                if self._defers and self.decided is False:
+                    self._now.late += [s for s in batch if self._late(s)]
+                    batch = [s for s in batch if not self._late(s)]
+                count(self.tally, self._now.full, batch)
                 seen = [s for s in seen if first[s.at] is not s]
         except Exception as error:  # training goes on, whatever the monitor meets
             for s in seen:
                 self.failed[self.coverage.calls[s.at].name] = f"it could not be counted: {one_line(error)}"
+
+    def _late(self, seen: Seen) -> bool:
+        return self.tally.weighs(seen) and len(seen.y.shape) == 2
+
+    def _weigh_late(self, gradients: Sequence[Any] = ()) -> None:
+        """Weigh what `_count` left, each as soon as the gradient of the weights before it is there."""
+        late, self._now.late = self._now.late, []
+        of = {id(w): g for w, g in zip(self.model.trainable_variables, gradients, strict=False)}
+        kernels = [call.kernel for call in self.coverage.calls]
+        late = [dataclasses.replace(s, later=of.get(id(k[0])) if (k := kernels[s.at]) else None) for s in late]
+        while late:
+            first = {s.at: s for s in reversed(late)}
+            self.tally.weigh(list(first.values()))
+            late = [s for s in late if first[s.at] is not s]
 
     def _compare_calls(self) -> None:
         """A call that is made in some steps alone (by Python, run eagerly) sees fewer samples than the window has."""
@@ -155,6 +202,7 @@ class Steps:
             self._now.level = _trace()
             result = step(data)
             self._count()
+            self._weigh_late()
             self._compare_calls()
             self._end(result)
         finally:
@@ -220,6 +268,8 @@ class Steps:
 
     def _apply(self, i: int, gradients: Any, apply: Any) -> Any:
         gradients = list(gradients)
+        if _trace() is self._now.level:  # else in a branch, which may not run
+            self._weigh_late(gradients)
         self._add_gradients(gradients)
         return apply(gradients)
 
@@ -239,7 +289,8 @@ class Steps:
         # Past the largest number there is, n stays what it is: the bound is then wider than it need be.
         batch = ops.minimum(ops.cast(batch, "int32"), self.most - control[SAMPLES])
         self.control.assign(control + ops.stack([ops.ones_like(batch), batch, ops.zeros_like(batch)]))
-        self._now.called, self._now.seen, self._now.given, self._now.active = set(), [], None, True
+        self._now.called, self._now.given, self._now.active = set(), None, True
+        self._now.seen, self._now.late = [], []
 
     def _end(self, logs: Any) -> None:
         """From a loss that is not finite on, every step is looked at in full: some unit will show NaN.

@@ -18,10 +18,10 @@ from keras_relu_suite.errors import UsageError
 from keras_relu_suite.monitor.counter import Counter, Tally
 from keras_relu_suite.monitor.coverage import Coverage, broken, cover, unit_slopes
 from keras_relu_suite.monitor.record import WindowRecord
-from keras_relu_suite.monitor.steps import POISONED, SAMPLES, Steps
+from keras_relu_suite.monitor.steps import SAMPLES, Steps
 from keras_relu_suite.monitor.verdict import Counts, Past, judge
 
-EVERY = 31
+EVERY = 61
 FUNCTIONS = ("train_function", "test_function", "predict_function")
 _ATTACHED: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Watch]] = weakref.WeakKeyDictionary()
 
@@ -122,25 +122,23 @@ class Watch:
 
     def take(self, epoch: int = 0) -> WindowRecord:
         """The verdicts since the last call; counting begins anew."""
-        control = keras.ops.convert_to_numpy(self._steps.control)
+        control, held, *values, finite = self._steps.take()
         samples = int(control[SAMPLES])
-        gradients = self._steps.gradients.read() if self._steps.step == "train_step" else {}
+        gradients = self._steps.gradients.read(held) if self._steps.step == "train_step" else {}
+        sound = {id(weights) for weights, good in zip(self._steps.weights, finite, strict=True) if good}
         records = []
-        for i, (counter, (exact, sampled)) in enumerate(zip(self._tally.counters, self._tally.read(), strict=True)):
+        for i, (counter, (exact, sampled)) in enumerate(
+            zip(self._tally.counters, self._tally.read(values), strict=True)
+        ):
+            call = self.covered.calls[i]
             if counter.name in self._steps.failed:
                 exact = np.zeros_like(exact)  # nothing is known
             counts = Counts(
                 exact, sampled, samples, gradients.get(i), self._slopes(i),
                 half=str(getattr(counter.site.layer, "compute_dtype", "")) == "float16",
-                broken=broken(self.covered.calls[i]),
+                broken=None if call.kernel is None or id(call.kernel[0]) in sound else broken(call),
             )  # fmt: skip
             records.append(judge(counter.name, counter.site.semantics, counts, self._past[i], self._fresh))
-        # The step counter goes on, so that the sampled steps move through the data. (Of several replicas, what is read
-        # is their sum, and what is assigned is shared out among them.)
-        kept = np.where(np.isin(np.arange(3), (SAMPLES, POISONED)), 0, control)
-        self._steps.control.assign(kept.astype("int32"))
-        self._tally.reset()
-        self._steps.gradients.reset()
         if samples:
             self._fresh = False
         return WindowRecord(epoch, tuple(records))

@@ -1,20 +1,24 @@
 """What watching costs: wall time of an epoch of `fit` with DeadNeuronMonitor over one without.
 
-Every variant trains in two long fits of its own (two networks of the same weights differ by some per cent in speed, by
-where their memory lies), and the epochs of all of them take turns, so that a slow minute hits all alike. A second plain
-variant is the control. Shown is the median of the ratios of the same turn, less the control's
-median, in percentage points, with its 95 % bootstrap interval. With a dead unit in every layer the exact counts never
-stop early.
+Every variant trains in processes of its own, several of each (two processes of one program differ by some per cent in
+speed, by where their memory lies), and one at a time trains one epoch, so that a slow minute hits all alike. A second
+plain variant is the control. Shown is the median of the ratios of the same turn, less the control's median, in
+percentage points, with its 95 % bootstrap interval. With a dead unit in every layer the exact counts never stop early.
+
+The data come from a `tf.data` pipeline without autotuning: as keras makes one of arrays, the end of most epochs waits
+for the tuner's timer (after 10 + 20 + 40 + … ms: whatever is trained takes 0.63, 1.27 or 2.55 s an epoch), which hides
+what is measured here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import statistics
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,55 +31,78 @@ from keras_relu_suite.monitor.watch import Watch
 
 K = keras.layers
 MOST = 3.0
-COPIES = 2
-SHAPES = {"MLP 3×512": ((784,), 128, 60), "CNN": ((8, 8, 1), 64, 32), "ResNet": ((16, 16, 3), 32, 31)}
+COPIES, ROUNDS, WARMUP = 3, 10, 2
+SHAPES = {"MLP 3×512": ((784,), 128, 62), "CNN": ((8, 8, 1), 64, 62), "ResNet": ((16, 16, 3), 16, 62)}
+VARIANTS: dict[str, Callable[[], list[keras.callbacks.Callback]]] = {
+    "plain": list,
+    "again": list,
+    "monitor": lambda: [krs.callbacks.DeadNeuronMonitor(on_dead=None)],
+    "every step": lambda: [EveryStep()],
+    "extra pass": lambda: [ExtraPass()],
+}
+ALWAYS = ("plain", "again", "monitor")
 
 
 def run(quick: bool, out: Path | None) -> list[Row]:
+    copies, rounds = (1, 3) if quick else (COPIES, ROUNDS)
     rows = []
-    for name in SHAPES:
-        for jit in (False, True):
-            for dead in (False, True):
-                rows += compare(name, jit, dead, rounds=3 if quick else 31)
+    with processes([variant for _ in range(copies) for variant in VARIANTS]) as workers:
+        for name in SHAPES:
+            for jit in (False, True):
+                for dead in (False, True):
+                    variants = ALWAYS if dead or jit else tuple(VARIANTS)
+                    mine = [worker for worker in workers if worker.variant in variants]
+                    rows += compare(mine, name, jit, dead, rounds)
     return rows + [diagnosis(name, quick) for name in SHAPES]
 
 
-def compare(name: str, jit: bool, dead: bool, rounds: int) -> list[Row]:
-    variants: dict[str, Callable[[], list[keras.callbacks.Callback]]] = {
-        "plain": list,
-        "again": list,
-        "monitor": lambda: [krs.callbacks.DeadNeuronMonitor(on_dead=None)],
-    }
-    if not dead and not jit:
-        variants |= {"every step": lambda: [EveryStep()], "extra pass": lambda: [ExtraPass()]}
-    copies = [f"{variant} {n}" for n in range(COPIES) for variant in variants]
-    shape, batch, steps = SHAPES[name]
-    random = np.random.default_rng(0)
-    x = random.standard_normal((batch * steps, *shape)).astype("float32")
-    y = random.integers(0, 10, len(x))
-    turns = Turns(copies, rounds + 2)
-    fits = [
-        threading.Thread(
-            target=train, args=(network(name, jit, dead), x, y, batch, turns, copy, variants[copy.rpartition(" ")[0]]())
-        )
-        for copy in copies
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        for fit in fits:
-            fit.start()
-        for fit in fits:
-            fit.join()
-    if turns.failed:
-        raise turns.failed[0]
-    seconds = {
-        variant: np.sum([turns.seconds[f"{variant} {n}"][2:] for n in range(COPIES)], axis=0).tolist()
-        for variant in variants  # the first two epochs compile
-    }
+class Worker:
+    """A process in which one variant trains."""
+
+    def __init__(self, variant: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.variant = variant
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, variant), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def say(self, word: Any) -> None:
+        self.pipe.send(word)
+
+    def hear(self) -> Any:
+        """Raises EOFError if the process failed (it has said why)."""
+        return self.pipe.recv()
+
+
+@contextlib.contextmanager
+def processes(variants: list[str]) -> Iterator[list[Worker]]:
+    workers = [Worker(variant) for variant in variants]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.process.terminate()
+            worker.process.join()
+
+
+def compare(workers: list[Worker], name: str, jit: bool, dead: bool, rounds: int) -> list[Row]:
+    for worker in workers:
+        worker.say((name, jit, dead, WARMUP + rounds))
+    for _ in range(WARMUP):  # they compile
+        for worker in workers:
+            worker.say("go")
+        for worker in workers:
+            worker.hear()
+    seconds: dict[str, list[float]] = {worker.variant: [] for worker in workers}
+    for turn in range(rounds):
+        for worker in workers if turn % 2 else workers[::-1]:
+            worker.say("go")
+            seconds[worker.variant].append(worker.hear())
     label = f"{name}, {'jit' if jit else 'plain'}, {'1 dead per layer' if dead else 'healthy'}"
-    rows = []
-    for variant in list(variants)[2:]:
-        rows.append(excess(seconds, variant, label, MOST if variant == "monitor" else None))
-        rows[-1].show()
+    rows = [excess(seconds, v, label, MOST if v == "monitor" else None) for v in list(seconds) if v not in ALWAYS[:2]]
+    for row in rows:
+        row.show()
     return rows
 
 
@@ -88,9 +115,36 @@ def excess(seconds: dict[str, list[float]], variant: str, label: str, most: floa
     picks = random.integers(0, len(ratios), (2000, len(ratios)))
     spread = 100 * (np.median(ratios[picks], axis=1) - np.median(control[picks], axis=1))
     low, high = (float(q) for q in np.quantile(spread, (0.025, 0.975)))
-    epoch = 1e3 * statistics.median(seconds["plain"]) / COPIES
+    epoch = 1e3 * statistics.median(seconds["plain"])
     note = f"A/A {100 * (float(np.median(control)) - 1):+.1f}, epoch {epoch:.0f} ms"
     return Row(f"{label}: {variant}", value, (low, high), unit="pp", at_most=most, note=note)
+
+
+def work(pipe: Connection, variant: str) -> None:
+    """Train what `pipe` names, an epoch at every word, until the process is ended."""
+    while True:
+        name, jit, dead, epochs = pipe.recv()
+        shape, batch, steps = SHAPES[name]
+        random = np.random.default_rng(0)
+        x = random.standard_normal((batch * steps, *shape)).astype("float32")
+        y = random.integers(0, 10, len(x))
+        callbacks = VARIANTS[variant]()
+        for callback in callbacks:
+            if isinstance(callback, ExtraPass):
+                callback.x = x
+        begin = Begin(pipe)
+        model = network(name, jit, dead)
+        with contextlib.redirect_stdout(io.StringIO()):
+            model.fit(pipeline(x, y, batch), epochs=epochs, shuffle=False, verbose=0, callbacks=[begin, *callbacks, End(begin)])
+        keras.backend.clear_session()
+
+
+def pipeline(x: Any, y: Any, batch: int) -> Any:
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(batch).prefetch(2).with_options(options)
 
 
 def diagnosis(name: str, quick: bool) -> Row:
@@ -102,43 +156,15 @@ def diagnosis(name: str, quick: bool) -> Row:
     return ratio(seconds, "diagnose", "predict", f"{name}, {len(x)} samples: diagnose / predict", at_most=1.3)
 
 
-class Turns:
-    """Lets one variant at a time train one epoch."""
-
-    def __init__(self, variants: list[str], rounds: int) -> None:
-        self.variants, self.rounds = variants, rounds
-        self.order = [v for turn in range(rounds) for v in (variants if turn % 2 else variants[::-1])]
-        self.seconds: dict[str, list[float]] = {v: [] for v in variants}
-        self.failed: list[BaseException] = []
-        self._at, self._changed = 0, threading.Condition()
-
-    def wait(self, variant: str) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self.failed or self.order[self._at] == variant)
-        if self.failed:
-            raise RuntimeError("another variant failed")
-
-    def done(self, variant: str, seconds: float) -> None:
-        self.seconds[variant].append(seconds)
-        with self._changed:
-            self._at = min(self._at + 1, len(self.order) - 1)
-            self._changed.notify_all()
-
-    def fail(self, error: BaseException) -> None:
-        with self._changed:
-            self.failed.append(error)
-            self._changed.notify_all()
-
-
 class Begin(keras.callbacks.Callback):
     """Stands first: waits for its turn and starts the clock."""
 
-    def __init__(self, turns: Turns, variant: str) -> None:
+    def __init__(self, pipe: Connection) -> None:
         super().__init__()
-        self.turns, self.variant, self.start = turns, variant, 0.0
+        self.pipe, self.start = pipe, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.turns.wait(self.variant)
+        self.pipe.recv()
         self.start = time.perf_counter()
 
 
@@ -150,7 +176,7 @@ class End(keras.callbacks.Callback):
         self.begin = begin
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.begin.turns.done(self.begin.variant, time.perf_counter() - self.begin.start)
+        self.begin.pipe.send(time.perf_counter() - self.begin.start)
 
 
 class EveryStep(keras.callbacks.Callback):
@@ -183,21 +209,6 @@ class ExtraPass(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         outputs = self.probe.predict(self.x, batch_size=256, verbose=0)
         self.dead = [int((~(np.asarray(o) > 0).any(axis=0)).sum()) for o in outputs]
-
-
-def train(
-    model: keras.Model, x: Any, y: Any, batch: int, turns: Turns, variant: str, callbacks: list[Any]
-) -> None:
-    try:
-        begin = Begin(turns, variant)
-        for callback in callbacks:
-            if isinstance(callback, ExtraPass):
-                callback.x = x
-        model.fit(
-            x, y, batch_size=batch, epochs=turns.rounds, verbose=0, callbacks=[begin, *callbacks, End(begin)]
-        )
-    except BaseException as error:  # told by the main thread
-        turns.fail(error)
 
 
 def network(name: str, jit: bool, dead: bool) -> keras.Model:

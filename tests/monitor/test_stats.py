@@ -521,7 +521,7 @@ def test_counts_of_samples_do_not_round_at_two_to_the_24():
         numbers[-counts:] = 2**25 + 1
         tally.numbers.assign(numbers)
         model(x, training=True)
-        ((_, sampled),) = tally.read()
+        ((_, sampled),) = tally.read([np.array(v) for v in tally.variables])
     np.testing.assert_array_equal(sampled[stats.LOOKED], [2**25 + 6] * 2)
     np.testing.assert_array_equal(sampled[stats.RATE], [2**25 + 6, 2**25 + 2])
 
