@@ -1,8 +1,9 @@
 """20,000 damaged .tflite files through `krs verify`: no crash, no traceback, no hang, no exit code but 0, 1 and 2.
 
 Exit code 3 may only say that one device lacks the op that the damage put there while another runs it (ELU on the
-reference kernels): no absent device is asked for. Cases run in worker processes, so that a crash of ours is seen and has its seed. A worker
-keeps its devices' processes between cases, for speed; a crash restarts them as in any verification.
+reference kernels): no absent device is asked for. Cases run in worker processes, so that a crash of ours is seen and
+has its seed. A worker keeps its devices' processes between cases, for speed; a crash restarts them as in any
+verification.
 """
 
 from __future__ import annotations
