@@ -116,10 +116,10 @@ def _parts(samples: Arrays, inputs: Inputs) -> Iterator[list[Any]]:
 
 def _unreached(site: Site, lowest: NDArray[Any]) -> str:
     slopes, knot = site.semantics.slopes[0], site.semantics.knots[0]
-    sloped = np.array(slopes != 0, dtype=np.bool_, ndmin=1)
+    sloped: NDArray[Any] = np.asarray(slopes != 0)
     if slopes.ndim:
         axis = site.channel_axis - 1 if site.channel_axis > 0 else site.channel_axis  # slopes have no batch axis
-        sloped = np.moveaxis(sloped, axis, -1).reshape(-1, slopes.shape[axis]).any(axis=0)
+        sloped = np.logical_or.reduce(np.moveaxis(sloped, axis, -1).reshape(-1, slopes.shape[axis]))
     missed = np.flatnonzero((lowest >= knot) & sloped)
     if not missed.size:
         return ""
