@@ -149,7 +149,8 @@ def test_export(capfd, keras_file, data_file, tmp_path):
     code, out, err = krs(capfd, "export", keras_file, target, *options)
     found = json.loads(out)
     assert code == 0 and err == ""
-    assert (found["mode"], found["calibration_samples"], found["findings"]) == ("int8", 32, [])
+    assert (found["mode"], found["calibration_samples"]) == ("int8", 32)
+    assert found["findings"] and all("never drives" in text for text in found["findings"])
     assert found["size"] == target.stat().st_size
     code, out, _ = krs(capfd, "export", keras_file, target, "--mode", "int8", "--data", data_file, "--batch-size", 5)
     assert code == 0 and "int8, " in out and "calibrated on 95 samples" in out
