@@ -112,23 +112,35 @@ def diagnose(
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--mode", default="float32", show_default=True, help="float32 or int8.")
-@click.option("--data", type=click.Path(path_type=Path), help="Calibration data: .npz with array x, or .npy.")
-@click.option("--io", default="float32", show_default=True, help="Type of inputs and outputs: float32 or int8.")
+@click.option(
+    "--mode", default="float32", show_default=True, metavar="MODE", help="float32, float16, dynamic, int8 or int16x8."
+)
+@click.option(
+    "--io", default="float32", show_default=True, metavar="TYPE",
+    help="Type of inputs and outputs: float32, int8 (mode int8) or int16 (mode int16x8).",
+)  # fmt: skip
+@click.option(
+    "--calibration", "--data", "data", type=click.Path(path_type=Path), metavar="FILE",
+    help="Typical samples, for int8 and int16x8: .npz with array x, or one array for each input; or .npy.",
+)  # fmt: skip
+@click.option("--calibration-samples", type=int, metavar="N", help="Use at most the first N of them.")
+@click.option("--batch-size", default=1, show_default=True, metavar="N", help="The fixed batch of the file.")
+@click.option("--strict", is_flag=True, help="A note about the file makes the exit code 1.")
 @_JSON
 @_IMPORT
 def export(
-    model: Path, path: Path, mode: str, data: Path | None, io: str, as_json: bool, modules: tuple[str, ...]
-) -> int:
-    """Write MODEL, a .keras file, as the .tflite file PATH."""
+    model: Path, path: Path, mode: str, io: str, data: Path | None, calibration_samples: int | None, batch_size: int,
+    strict: bool, as_json: bool, modules: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Write MODEL, a .keras file trained on any backend, as the .tflite file PATH."""
     from keras_relu_suite.export.convert import export as run
 
     _import(modules)
     loaded = _model(model)
     calibration = None if data is None else _data(data)[0]
-    result = run(loaded, path, mode=mode, calibration=calibration, io=io)
+    result = run(loaded, path, mode, calibration, io, batch_size, calibration_samples)
     _print(result, as_json)
-    return 0 if result else 1
+    return 0 if result or not strict else 1
 
 
 def _explain(context: click.Context, parameter: click.Parameter, code: str | None) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -97,6 +100,10 @@ def test_diagnose_of_a_healthy_model_is_0(capfd, keras_file, data_file):
         (("inspect", "README"), "is not a TFLite model"),
         (("export", "KERAS", "OUT", "--mode", "int8"), "needs calibration"),
         (("export", "KERAS", "OUT", "--mode", "int3"), "Unknown mode"),
+        (("export", "KERAS", "OUT", "--mode", "int16x8", "--io", "int8"), "in int8 need mode"),
+        (("export", "KERAS", "OUT", "--mode", "int8", "--calibration", "NAN"), "NaN or inf"),
+        (("export", "KERAS", "OUT", "--mode", "int8", "--calibration", "SHORT"), "is constant"),
+        (("export", "KERAS", "OUT", "--batch-size", "0"), "positive integer"),
         (("export", "KERAS", "nowhere/m.tflite"), "folder must exist"),
     ],
 )
@@ -136,10 +143,64 @@ def test_inspect_both_kinds_of_file(capfd, int8_file, keras_file):
     assert code == 0 and "first" in out and "8 in [" in out
 
 
-def test_export_and_devices(capfd, keras_file, data_file, tmp_path):
-    arguments = (keras_file, tmp_path / "m.tflite", "--mode", "int8", "--data", data_file, "--json")
-    code, out, _ = krs(capfd, "export", *arguments)
-    assert code == 0 and json.loads(out)["mode"] == "int8"
+def test_export(capfd, keras_file, data_file, tmp_path):
+    target = tmp_path / "m.tflite"
+    options = ("--mode", "int8", "--io", "int8", "--calibration", data_file, "--calibration-samples", 32, "--json")
+    code, out, err = krs(capfd, "export", keras_file, target, *options)
+    found = json.loads(out)
+    assert code == 0 and err == ""
+    assert (found["mode"], found["calibration_samples"]) == ("int8", 32)
+    assert found["findings"] and all("never drives" in text for text in found["findings"])
+    assert found["size"] == target.stat().st_size
+    code, out, _ = krs(capfd, "export", keras_file, target, "--mode", "int8", "--data", data_file, "--batch-size", 5)
+    assert code == 0 and "int8, " in out and "calibrated on 95 samples" in out
+
+
+def test_a_note_of_the_export_is_shown_and_counts_if_one_says_so(capfd, tmp_path):
+    keras.Sequential([keras.Input((4,)), keras.layers.ReLU(3.0, 0.1, 0.2, name="odd")]).save(tmp_path / "m.keras")
+    arguments = ("export", tmp_path / "m.keras", tmp_path / "m.tflite")
+    code, out, _ = krs(capfd, *arguments)
+    assert code == 0 and "note: odd: the converter took relu apart" in out
+    assert krs(capfd, *arguments, "--strict")[0] == 1
+
+
+def python_with(backend):
+    """A Python that has JAX or PyTorch: this one, or that of the environment which `scripts/test --backend` makes."""
+    made = Path(__file__).parents[1] / f".venv-{backend}" / "bin" / "python"
+    return made if made.is_file() else sys.executable if importlib.util.find_spec(backend) else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_model_trained_on_another_backend_exports(capfd, tmp_path, backend):
+    python = python_with(backend)
+    if python is None:
+        pytest.skip(f"{backend} is not installed: scripts/test --backend {backend} makes an environment with it")
+    code = (
+        "import keras, numpy as np, keras_relu_suite as krs\n"
+        "model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), krs.layers.PReLU(name='p'),"
+        " keras.layers.Dense(2)])\n"
+        "model.compile('sgd', 'mse')\n"
+        "x = np.random.default_rng(0).standard_normal((64, 4)).astype('float32')\n"
+        "model.fit(x, x[:, :2], epochs=2, verbose=0)\n"
+        "model.save('m.keras')\n"
+        "np.savez('x.npz', x=x)\n"
+        "print(keras.backend.backend())\n"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0 and done.stdout.strip() == backend, done.stderr
+    files = (tmp_path / "m.keras", tmp_path / "m.tflite")
+    code, out, err = krs(capfd, "export", *files, "--mode", "int8", "--calibration", tmp_path / "x.npz", "--json")
+    assert code == 0, (out, err)
+    assert [(s["name"], s["lowering"]) for s in json.loads(out)["sites"]] == [("p", "PRELU")]
+    checked = ("--model", files[0], "--data", tmp_path / "x.npz", "--device", "reference")
+    code, out, _ = krs(capfd, "verify", files[1], *checked)
+    assert code == 0, out
+
+
+def test_devices(capfd):
     code, out, _ = krs(capfd, "devices", "--json")
     assert code == 0 and {"xnnpack", "micro"} <= {d["name"] for d in json.loads(out)["devices"]}
     assert krs(capfd, "devices")[0] == 0

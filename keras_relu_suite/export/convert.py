@@ -19,11 +19,12 @@ import keras
 from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
-from keras_relu_suite.errors import CalibrationError, ExportError, ModelError, UsageError, one_line
-from keras_relu_suite.export import calibrate
+from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
+from keras_relu_suite.export import calibrate, emit, refused
+from keras_relu_suite.export.signature import Inputs, inference, model_inputs
 from keras_relu_suite.export.spec import Exported, Spec
+from keras_relu_suite.layers import ConcatenatedReLU
 from keras_relu_suite.monitor import probe
-from keras_relu_suite.structure import inference_call
 from keras_relu_suite.tflite import graph, names, schema
 from keras_relu_suite.tflite.align import Expected, align
 from keras_relu_suite.tflite.graph import TFLiteSite
@@ -36,22 +37,29 @@ def export(
     calibration: Any = None,
     io: str = "float32",
     batch_size: int = 1,
+    calibration_samples: int | None = None,
 ) -> Exported:
     """Write `model` as a .tflite file, every activation under its layer's name and with its trained slopes beside it.
 
     Args:
         model: A built Keras model with known inputs, on the TensorFlow backend.
         path: Where to; the suffix must be `.tflite`. An existing file is replaced only once the new one is whole.
-        mode: `"float32"`, or `"int8"` for integer weights and activations.
-        calibration: For int8: an array, a list of arrays, or a dict by input name; a few hundred typical samples.
-        io: `"float32"` (default) or `"int8"`: the type of the file's inputs and outputs.
+        mode: `"float32"`; `"float16"` or `"dynamic"` for weights stored in float16 or int8 and float arithmetic;
+            `"int8"` for integer weights and activations; `"int16x8"` for int8 weights and int16 activations.
+        calibration: For int8 and int16x8 a few hundred typical samples: an array, a list of arrays, or a dict by input
+            name; or batches x or (x, y) of these from a generator, a function that makes one, a `tf.data.Dataset` or
+            a `keras.utils.PyDataset`.
+        io: The type of the file's inputs and outputs: `"float32"` (default), or the integers of the mode (`"int8"`,
+            `"int16"` for int16x8).
         batch_size: The fixed batch of the file. Default 1.
+        calibration_samples: How many samples of `calibration` to use at most, the first ones. Default: all.
 
     Raises:
         UsageError: an argument that cannot be, a path that cannot be written.
-        ModelError: the model is not built or its input shapes are not known.
-        CalibrationError: calibration data is missing, empty, has NaN or the wrong shape.
-        ExportError: the converter failed; its own message is in `__cause__`.
+        ModelError: the model is not built, its input shapes are not known, or a slope is NaN or inf.
+        CalibrationError: calibration data is missing, empty or constant, has NaN or the wrong shape.
+        ExportError: the mode does not have one of the activations; or the converter failed: its own message is in
+            `__cause__`, and a layer that needs an op which TFLite does not have is named.
 
     The same model, calibration and versions give the same bytes.
     """
@@ -65,51 +73,19 @@ def export(
     description = describe(model)
     inputs = model_inputs(model)
     description = Description(probe.executed(model, description.sites, inputs), description.unread)
-    samples = None
-    if spec.mode == "int8":
+    refused.before(spec, description.sites)
+    samples: calibrate.Arrays = {}
+    if spec.calibrated:
         if calibration is None:
-            raise CalibrationError("mode='int8' needs calibration=: a few hundred typical samples of the inputs")
-        samples = calibrate.by_name(calibration, inputs, "calibration")
-        if len(next(iter(samples.values()))) < spec.batch_size:
-            raise CalibrationError(f"calibration has fewer samples than batch_size={spec.batch_size}")
+            raise CalibrationError(f"mode={mode!r} needs calibration=: a few hundred typical samples of the inputs")
+        samples = calibrate.collect(calibration, inputs, spec.batch_size, calibration_samples)
+    count = len(next(iter(samples.values()), ()))
     data = _convert(model, description.sites, inputs, spec, samples)
-    data, sites, findings = _with_metadata(data, description, spec, samples)
+    data, sites, findings = _with_metadata(data, description, spec, count)
+    if samples:
+        findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))
     report.files.write(target, data)
-    return Exported(target, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings)
-
-
-def model_inputs(model: keras.Model) -> list[tuple[str, tuple[int | None, ...], str]]:
-    """(name, shape with the batch, dtype) of every input.
-
-    Raises:
-        ModelError: the model does not know its inputs.
-    """
-    try:
-        tensors = list(model.inputs or ())
-    except (AttributeError, ValueError):
-        tensors = []
-    if not tensors:
-        shape = getattr(model, "_build_shapes_dict", None) or {}
-        shape = shape.get("input_shape", next(iter(shape.values()), None))
-        if isinstance(shape, (tuple, list)) and shape and all(n is None or isinstance(n, int) for n in shape):
-            return [("input", tuple(shape), keras.config.floatx())]
-        raise ModelError(
-            f"The input shapes of model {model.name!r} are not known. Give it a keras.Input, or call "
-            "model.build(input_shape) with one shape, before exporting."
-        )
-    found = [(t.name, tuple(t.shape), t.dtype) for t in tensors]
-    for name, shape, _ in found:
-        if None in shape[1:]:
-            raise ModelError(f"Input {name!r} has a dimension of unknown size; a .tflite file needs it. Shape: {shape}")
-    return found
-
-
-def output_names(model: keras.Model) -> list[str]:
-    """The names of the model's outputs, unique."""
-    if isinstance(model, keras.Sequential):
-        return [model.layers[-1].name]
-    given = [str(n) for n in (getattr(model, "output_names", None) or ["output"])]
-    return [n if given.count(n) == 1 else f"{n}_{i}" for i, n in enumerate(given)]
+    return Exported(target, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings, count)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -124,60 +100,66 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _convert(
-    model: keras.Model,
-    sites: Sequence[Site],
-    inputs: Sequence[tuple[str, tuple[int | None, ...], str]],
-    spec: Spec,
-    samples: calibrate.Arrays | None,
+    model: keras.Model, sites: Sequence[Site], inputs: Inputs, spec: Spec, samples: calibrate.Arrays
 ) -> bytes:
     import tensorflow as tf
 
+    at = probe.points(sites)
+    if spec.calibrated:
+        at += [(layer, "call") for layer in _concatenating(model)]
+
     def named(i: int, x: Any, activation: Callable[[Any], Any]) -> Any:
+        if i >= len(sites):
+            return emit.concatenated_relu(x, at[i][0].axis)
         # An absolute scope, so that the op's tensors carry the site's name whatever scopes keras is in.
         with tf.name_scope(names.scope(sites[i].name) + "/"):
+            if spec.mode == "int16x8" and emit.needed(sites[i].semantics):
+                return emit.emit(sites[i].semantics, x)
             return activation(x)
 
-    keys = [names.argument(name) for name, _, _ in inputs]
-    specs = [
-        tf.TensorSpec((spec.batch_size, *shape[1:]), dtype, name=key)
-        for key, (_, shape, dtype) in zip(keys, inputs, strict=True)
-    ]
-    outputs = [names.argument(name) for name in output_names(model)]
-
-    def answer(*tensors: Any) -> dict[str, Any]:
-        given, keywords = inference_call(model, tensors)
-        result = keras.tree.flatten(model(given, **keywords))
-        return dict(zip(outputs if len(outputs) == len(result) else _numbered(result), result, strict=True))
-
-    serve = tf.function(answer, input_signature=specs, autograph=False)
     module = tf.Module()
     module.tracked = [v.value for v in model.variables]
-    module.serve = serve
+    module.serve = serve = inference(model, inputs, spec.batch_size)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         try:
-            with probe.intercept(probe.points(sites), named):
+            with probe.intercept(at, named):
                 concrete = serve.get_concrete_function()
             tf.saved_model.save(module, folder, signatures={"serving_default": concrete})
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-            if spec.mode == "int8":
-                assert samples is not None
-                fixed = dict(zip((n for n, _, _ in inputs), keys, strict=True))
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-                converter.representative_dataset = lambda: (
-                    {fixed[n]: a for n, a in batch.items()} for batch in calibrate.batches(samples, spec.batch_size)
-                )
-                if spec.io == "int8":
-                    converter.inference_input_type = converter.inference_output_type = tf.int8
+            _configure(converter, spec, samples)
             return bytes(converter.convert())
         except Exception as error:  # the converter raises whatever it likes; its text stays in __cause__
-            raise ExportError(
-                f"Model {model.name!r} could not be converted to {spec.mode}: {one_line(error)}"
-            ) from error
+            why = refused.explained(error, model, inference(model, inputs, spec.batch_size))
+            raise ExportError(f"Model {model.name!r} could not be converted to {spec.mode}: {why}") from error
 
 
-def _numbered(result: Sequence[Any]) -> list[str]:
-    return ["output"] if len(result) == 1 else [f"output_{i}" for i in range(len(result))]
+def _concatenating(model: keras.Model) -> list[ConcatenatedReLU]:
+    """The layers that apply ReLU twice, which are no sites."""
+    below = model._flatten_layers()  # keras has no public way
+    return [layer for layer in below if isinstance(layer, ConcatenatedReLU)]
+
+
+def _configure(converter: Any, spec: Spec, samples: calibrate.Arrays) -> None:
+    """Tell the stock converter the mode, and what the ranges are to be found from."""
+    import tensorflow as tf
+
+    if spec.mode == "float32":
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if spec.mode == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if spec.calibrated:
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+            if spec.mode == "int8"
+            else tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        ]
+        converter.representative_dataset = lambda: (
+            {names.argument(name): array for name, array in batch.items()}
+            for batch in calibrate.batches(samples, spec.batch_size)
+        )
+        if spec.io != "float32":
+            converter.inference_input_type = converter.inference_output_type = tf.as_dtype(spec.io)
 
 
 @contextlib.contextmanager
@@ -197,7 +179,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _with_metadata(
-    data: bytes, description: Description, spec: Spec, samples: calibrate.Arrays | None
+    data: bytes, description: Description, spec: Spec, count: int
 ) -> tuple[bytes, tuple[dict[str, Any], ...], tuple[str, ...]]:
     """The file with our metadata entry, the lowering of every site, and what its user should know."""
     file = schema.read(data, "the converter's result")
@@ -213,7 +195,6 @@ def _with_metadata(
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering})
     for op in graph.float_islands(file):
         findings.append(f"op {op.index} ({op.name}) computes in float in an integer graph")
-    count = 0 if samples is None else len(next(iter(samples.values())))
     return annotated(data, description, spec.mode, count), tuple(sites), tuple(findings)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from keras_relu_suite.errors import UsageError
 
-MODES = ("float32", "int8")
-IO = ("float32", "int8")
+MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
+# The type of the activations in the modes that compute in integers, which is what their inputs and outputs may have.
+INTEGERS = {"int8": "int8", "int16x8": "int16"}
+IO = ("float32", *INTEGERS.values())
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,11 @@ class Spec:
     """How a model is to be exported.
 
     Args:
-        mode: `"float32"`, or `"int8"`: integer weights and activations, calibrated.
-        io: The type of the file's inputs and outputs, `"float32"` or (mode int8 only) `"int8"`.
+        mode: `"float32"`; `"float16"`: weights stored in half the size, arithmetic in float; `"dynamic"`: weights
+            stored in int8, activations in float between ops; `"int8"`: integer weights and activations, calibrated;
+            `"int16x8"`: int16 activations and int8 weights, calibrated.
+        io: The type of the file's inputs and outputs: `"float32"`, or the integers of the mode (`"int8"` for int8,
+            `"int16"` for int16x8).
         batch_size: The batch that is written into the file. A dynamic one breaks browsers and delegates.
     """
 
@@ -31,10 +36,18 @@ class Spec:
             raise UsageError(f"Unknown mode. Expected one of: {', '.join(MODES)}. Received: mode={self.mode!r}")
         if self.io not in IO:
             raise UsageError(f"Unknown io. Expected one of: {', '.join(IO)}. Received: io={self.io!r}")
-        if self.io == "int8" and self.mode != "int8":
-            raise UsageError(f"Integer inputs and outputs need mode='int8'. Received: mode={self.mode!r}, io='int8'")
+        if self.io != "float32" and self.io != INTEGERS.get(self.mode):
+            fitting = next(mode for mode, integers in INTEGERS.items() if integers == self.io)
+            raise UsageError(
+                f"Inputs and outputs in {self.io} need mode={fitting!r}. Received: mode={self.mode!r}, io={self.io!r}"
+            )
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise UsageError(f"batch_size must be a positive integer. Received: batch_size={self.batch_size!r}")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the ranges of the activations come from data."""
+        return self.mode in INTEGERS
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Exported:
         sha256: Of its bytes; the same model, calibration and versions give the same.
         sites: The activations in it: name, activation, lowering.
         findings: What its user should know, such as activations that the converter took apart.
+        calibration_samples: How many samples the ranges come from; 0 where none are needed.
     """
 
     path: Path
@@ -56,6 +70,7 @@ class Exported:
     sha256: str
     sites: tuple[dict[str, Any], ...]
     findings: tuple[str, ...] = ()
+    calibration_samples: int = 0
 
     def __bool__(self) -> bool:
         return not self.findings
@@ -65,6 +80,8 @@ class Exported:
 
     def summary(self) -> str:
         lines = [f"{self.path}: {self.mode}, {self.size:,} bytes, {len(self.sites)} activations"]
+        if self.calibration_samples:
+            lines[0] += f", calibrated on {self.calibration_samples:,} samples"
         return "\n".join(lines + [f"  note: {text}" for text in self.findings])
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,5 +92,6 @@ class Exported:
             "size": self.size,
             "sha256": self.sha256,
             "sites": list(self.sites),
+            "calibration_samples": self.calibration_samples,
             "findings": list(self.findings),
         }

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_relu_suite import semantics
 from keras_relu_suite.errors import MismatchError
-from keras_relu_suite.export.convert import model_inputs, output_names
+from keras_relu_suite.export.signature import model_inputs, output_names
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.tflite import names
 from keras_relu_suite.tflite.align import Expected, align

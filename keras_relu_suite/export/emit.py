@@ -1,0 +1,50 @@
+"""An activation as ops that the int16x8 converter takes: it refuses PRELU, NEG and comparisons.
+
+With p = relu(x), knots 0 = t_1 < … < t_k, slopes s_0 … s_k and f(0) = 0 a continuous piecewise linear function is
+
+    f(x) = s_1·p − Σ_{i ≥ 2} (s_{i−1} − s_i)·relu(x − t_i) + s_0·(x − p),
+
+so that PReLU is p + a·(x − p): each half passes through one branch, and x = 0 gives exactly 0. Each relu is
+written as a leaky one of slope 0: the converter fuses a RELU into a copy of the dense layer before, which is computed
+twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_relu_suite.semantics import Semantics
+
+
+def needed(semantics: Semantics) -> bool:
+    """Whether the converter has no int16 form of the function that is one site, and `emit` has one."""
+    if semantics.kind == "relu" and semantics.knots[0] == 0:
+        return len(semantics.knots) > 1 or bool(semantics.slopes[0].any())
+    return semantics.kind in ("prelu", "two_sided_prelu")
+
+
+def emit(semantics: Semantics, x: Any) -> Any:
+    """f(x) as LEAKY_RELU, MUL, SUB and ADD of x and constants; as one LEAKY_RELU where that is all it is."""
+    import tensorflow as tf
+
+    slopes, knots = semantics.slopes, semantics.knots
+    if len(knots) == 1 and slopes[0].size == slopes[1].size == 1 and slopes[1].item() == 1:
+        return tf.nn.leaky_relu(x, slopes[0].item())
+    p = tf.nn.leaky_relu(x, 0.0)
+    y = _times(slopes[1], p)
+    for knot, before, after in zip(knots[1:], slopes[1:-1], slopes[2:], strict=True):
+        y -= _times(before - after, tf.nn.leaky_relu(x - knot, 0.0))
+    return y + _times(slopes[0], x - p) if slopes[0].any() else y
+
+
+def concatenated_relu(x: Any, axis: int) -> Any:
+    """[relu(x), relu(−x)] without a NEG, which computes in float in an int8 file and is refused in int16x8."""
+    import tensorflow as tf
+
+    return tf.concat([tf.nn.relu(x), tf.nn.relu(x * -1)], axis)
+
+
+def _times(factor: Any, y: Any) -> Any:
+    import tensorflow as tf
+
+    return y if factor.size == 1 and factor.item() == 1 else tf.constant(factor, y.dtype) * y
