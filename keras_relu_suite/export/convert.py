@@ -20,7 +20,7 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, ModelError, UsageError, one_line
-from keras_relu_suite.export import calibrate
+from keras_relu_suite.export import calibrate, lowered
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.monitor import probe
 from keras_relu_suite.structure import inference_call
@@ -36,6 +36,8 @@ def export(
     calibration: Any = None,
     io: str = "float32",
     batch_size: int = 1,
+    lowering: str = "auto",
+    target: str = "cpu",
 ) -> Exported:
     """Write `model` as a .tflite file, every activation under its layer's name and with its trained slopes beside it.
 
@@ -46,6 +48,10 @@ def export(
         calibration: For int8: an array, a list of arrays, or a dict by input name; a few hundred typical samples.
         io: `"float32"` (default) or `"int8"`: the type of the file's inputs and outputs.
         batch_size: The fixed batch of the file. Default 1.
+        lowering: What rectifiers with slopes become in an integer file. `"auto"` (default): the fastest ops on the
+            target that stay within 2 LSB over every code and keep every slope; or `"leaky"`, `"native"`, `"depthwise"`,
+            `"multiply"`, `"pair"`, `"split"`. The worst case of what was taken is in the result's `sites`.
+        target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`.
 
     Raises:
         UsageError: an argument that cannot be, a path that cannot be written.
@@ -55,8 +61,8 @@ def export(
 
     The same model, calibration and versions give the same bytes.
     """
-    spec = Spec(mode, io, batch_size)
-    target = _target(path)
+    spec = Spec(mode, io, batch_size, lowering, target)
+    destination = _target(path)
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
             "Export runs on the TensorFlow backend. Save the model as .keras and run `krs export` on it in a process "
@@ -72,10 +78,12 @@ def export(
         samples = calibrate.by_name(calibration, inputs, "calibration")
         if len(next(iter(samples.values()))) < spec.batch_size:
             raise CalibrationError(f"calibration has fewer samples than batch_size={spec.batch_size}")
+    lowered.check(description.sites, spec.lowering)
     data = _convert(model, description.sites, inputs, spec, samples)
-    data, sites, findings = _with_metadata(data, description, spec, samples)
-    report.files.write(target, data)
-    return Exported(target, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings)
+    low = lowered.lower(data, description.sites, spec.lowering, spec.target)
+    data, sites, findings = _with_metadata(low, description, spec, samples)
+    report.files.write(destination, data)
+    return Exported(destination, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings)
 
 
 def model_inputs(model: keras.Model) -> list[tuple[str, tuple[int | None, ...], str]]:
@@ -197,24 +205,25 @@ def _quiet() -> Iterator[None]:
 
 
 def _with_metadata(
-    data: bytes, description: Description, spec: Spec, samples: calibrate.Arrays | None
+    low: lowered.Lowered, description: Description, spec: Spec, samples: calibrate.Arrays | None
 ) -> tuple[bytes, tuple[dict[str, Any], ...], tuple[str, ...]]:
     """The file with our metadata entry, the lowering of every site, and what its user should know."""
-    file = schema.read(data, "the converter's result")
+    file = schema.read(low.data, "the converter's result")
     found = graph.sites(file).sites
     wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], found)
-    sites, findings = [], [f"{u.name}: {u.reason}" for u in description.unread]
+    sites, findings = [], [*(f"{u.name}: {u.reason}" for u in description.unread), *low.findings]
     for site in description.sites:
         mine = [found[j] for j, i in chosen.items() if wanted[i][0].name == site.name]
         whole = len(mine) == site.calls and all(t.may_be(site.semantics) for t in mine)
         lowering = mine[0].lowering if whole else None
-        if lowering is None or any(t.group for t in mine):
+        cost = low.costs.get(site.name, {})
+        if lowering is None or (not cost and any(t.group for t in mine)):
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
-        sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering})
+        sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering, **cost})
     for op in graph.float_islands(file):
         findings.append(f"op {op.index} ({op.name}) computes in float in an integer graph")
     count = 0 if samples is None else len(next(iter(samples.values())))
-    return annotated(data, description, spec.mode, count), tuple(sites), tuple(findings)
+    return annotated(low.data, description, spec.mode, count), tuple(sites), tuple(findings)
 
 
 def annotated(data: bytes, description: Description, mode: str, calibration_samples: int = 0) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_relu_suite.errors import UsageError
+from keras_relu_suite.export import lowering
 
 MODES = ("float32", "int8")
 IO = ("float32", "int8")
@@ -20,11 +21,15 @@ class Spec:
         mode: `"float32"`, or `"int8"`: integer weights and activations, calibrated.
         io: The type of the file's inputs and outputs, `"float32"` or (mode int8 only) `"int8"`.
         batch_size: The batch that is written into the file. A dynamic one breaks browsers and delegates.
+        lowering: `"auto"`, or a key of the table in `lowering` for every rectifier of an integer file.
+        target: Where the file is to run, a key of `lowering.ORDERS`.
     """
 
     mode: str
     io: str = "float32"
     batch_size: int = 1
+    lowering: str = "auto"
+    target: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -35,6 +40,14 @@ class Spec:
             raise UsageError(f"Integer inputs and outputs need mode='int8'. Received: mode={self.mode!r}, io='int8'")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise UsageError(f"batch_size must be a positive integer. Received: batch_size={self.batch_size!r}")
+        for what, known in (("lowering", ("auto", *lowering.NAMES)), ("target", tuple(lowering.ORDERS))):
+            if getattr(self, what) not in known:
+                raise UsageError(
+                    f"Unknown {what}. Expected one of: {', '.join(known)}. Received: {what}={getattr(self, what)!r}"
+                )
+        if self.lowering != "auto" and self.mode == "float32":
+            raise UsageError(f"A lowering can be chosen in integer modes. Received: mode={self.mode!r}, "
+                             f"lowering={self.lowering!r}")  # fmt: skip
 
 
 @dataclass(frozen=True)
