@@ -246,7 +246,7 @@ def annotated(data: bytes, description: Description, mode: str, calibration_samp
                 "calls": s.calls,
                 "scope": names.scope(s.name),
                 **({"scales": scales[s.name]} if any(scales[s.name]) else {}),
-                **s.semantics.to_dict(),
+                **_short(s.semantics.to_dict()),
             }
             for s in description.sites
         ],
@@ -254,6 +254,12 @@ def annotated(data: bytes, description: Description, mode: str, calibration_samp
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return schema.set_metadata(data, names.METADATA, text.encode())
+
+
+def _short(function: dict[str, Any]) -> dict[str, Any]:
+    """Without the knot slopes where those are the slopes left of the knots: as many numbers as there are channels."""
+    same = function.get("knot_slopes") == function.get("slopes", [])[:-1]
+    return {key: value for key, value in function.items() if not (same and key == "knot_slopes")}
 
 
 def _scales(site: TFLiteSite) -> dict[str, Any] | None:

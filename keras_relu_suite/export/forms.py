@@ -85,8 +85,8 @@ class Constant:
 def per_channel(weights: Array) -> Constant:
     """Each weight as ±127 steps of its own: exact to float32's rounding."""
     most = float(np.abs(weights).max(initial=0)) or 1.0
-    scale = np.maximum(np.abs(weights), FINEST * most) / 127
-    scale = np.where(weights == 0, most / 127, scale).astype(np.float32)
+    steps = np.maximum(np.abs(weights), FINEST * most) / 127
+    scale: NDArray[np.float32] = np.where(weights == 0, most / 127, steps).astype(np.float32)
     return Constant(np.rint(weights / scale).astype(np.int8), scale)
 
 

@@ -20,6 +20,7 @@ from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File, Op, Tensor
 
 INTEGERS = ("int8", "int16")
+Place = tuple[tuple[Op, ...], Tensor, Tensor]
 NEAR = 2 / 127  # of a layer's largest slope: how far a converter's int8 constants may be from the trained slopes
 
 
@@ -76,30 +77,48 @@ def lower(data: bytes, sites: Sequence[Site], name: str, target: str) -> Lowered
     for j, i in sorted(chosen.items()):
         expected, _ = wanted[i]
         place = _place(file, found[j])
-        slopes = _slopes(expected.semantics, found[j]) if place is not None else None
-        if place is None or slopes is None:
+        choice = _chosen(expected, found[j], place, name, target)
+        if place is None or choice is None:
             continue
         ops, x, y = place
-        choice = lowering.choose(slopes, _grid(x), _grid(y), len(x.shape), name, target)
-        if choice is None:
-            continue
         replacements.append(Replacement(ops, x, y, choice.form, _name(file, found[j], y)))
-        before = costs.get(expected.name, {"form": choice.form.name, "bound_lsb": 0.0, "coarse_slopes": 0})
-        worse = choice.bound > before["bound_lsb"]
-        costs[expected.name] = {
-            "form": choice.form.name if worse else before["form"],
-            "bound_lsb": round(max(choice.bound, before["bound_lsb"]), 4),
-            "coarse_slopes": max(choice.coarse, before["coarse_slopes"]),
-        }
+        costs[expected.name] = _worse(costs.get(expected.name), choice)
         if not choice.good:
-            findings.append(_costly(expected.name, choice, slopes))
+            findings.append(_costly(expected, choice))
     return Lowered(rewritten(file, replacements) if replacements else data, costs, tuple(findings))
 
 
-def _costly(name: str, choice: lowering.Choice, slopes: Rectifier) -> str:
-    coarse = f", and {choice.coarse} of {slopes.negative.size} slopes are more than 2 % off" if choice.coarse else ""
+def _chosen(
+    expected: Expected, site: TFLiteSite, place: Place | None, name: str, target: str
+) -> lowering.Choice | None:
+    """The lowering of one site; None if it stays as it is."""
+    if place is None:
+        return None
+    ops, x, y = place
+    if expected.semantics.kind == "elu":
+        island = len(ops) == 3 and site.op.name == "ELU" and x.dtype == "int8" and site.may_be(expected.semantics)
+        return lowering.ELU if island else None
+    slopes = _slopes(expected.semantics, site)
+    if slopes is None:
+        return None
+    if name == "native" and site.op.name == "LEAKY_RELU":  # that is its native op
+        if lowering.impossible("leaky", slopes):
+            return None
+        name = "leaky"
+    return lowering.choose(slopes, _grid(x), _grid(y), len(x.shape), name, target)
+
+
+def _worse(before: dict[str, Any] | None, choice: lowering.Choice) -> dict[str, Any]:
+    """Of the calls of one site the one with the larger worst case."""
+    mine = {"form": choice.form.name, "bound_lsb": round(choice.bound, 4), "coarse_slopes": choice.coarse}
+    return mine if before is None or mine["bound_lsb"] > before["bound_lsb"] else before
+
+
+def _costly(expected: Expected, choice: lowering.Choice) -> str:
+    size = expected.semantics.negative_slopes.size
+    coarse = f", and {choice.coarse} of {size} slopes are more than 2 % off" if choice.coarse else ""
     return (
-        f"{name}: lowered as {choice.form.name!r}, which may be {choice.bound:.2f} LSB off "
+        f"{expected.name}: lowered as {choice.form.name!r}, which may be {choice.bound:.2f} LSB off "
         f"(limit {lowering.LIMIT:g}){coarse}"
     )
 
@@ -112,7 +131,7 @@ def _bends(function: Semantics) -> bool:
     )  # fmt: skip
 
 
-def _place(file: File, site: TFLiteSite) -> tuple[tuple[Op, ...], Tensor, Tensor] | None:
+def _place(file: File, site: TFLiteSite) -> Place | None:
     """The ops of a site with the integer tensors before and after it, a DEQUANTIZE and a QUANTIZE around it with it;
     None if it is fused or computes in float."""
     ops = site.group or (site.op,)

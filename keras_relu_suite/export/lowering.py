@@ -54,6 +54,10 @@ class Choice:
         return self.bound <= LIMIT and not self.coarse
 
 
+# Between a DEQUANTIZE and a QUANTIZE; runtimes that have it in int8 look it up in a table, rounded once.
+ELU = Choice(Form("native", (Step("ELU", ("x",), "y"),)), 0.5, 0)
+
+
 def impossible(name: str, f: Rectifier) -> str | None:
     """Why a rectifier cannot be lowered so; None if it can."""
     a, p = f.negative, f.positive
