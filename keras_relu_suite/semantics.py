@@ -178,11 +178,12 @@ class Semantics:
 
     @staticmethod
     def from_dict(value: dict[str, Any]) -> Semantics:
-        """The inverse of `to_dict`; other keys are ignored."""
+        """The inverse of `to_dict`; other keys are ignored. Without knot slopes those left of the knots hold there."""
         if "parameters" in value:
             parameters = {str(k): v if isinstance(v, bool) else float(v) for k, v in value["parameters"].items()}
             return smooth(value["activation"], **parameters)
         names = ("knots", "slopes", "intercepts", "knot_slopes", "knot_sides")
+        value = {"knot_slopes": value["slopes"][:-1], **value}
         return pieces(value["activation"], *(value[name] for name in names))
 
     def describe(self) -> str:

@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def int8_file(chain, data, folder):
-    krs.export(chain, folder / "chain_int8.tflite", mode="int8", calibration=data)
+    krs.export(chain, folder / "chain_int8.tflite", mode="int8", calibration=data, lowering="native")
     return folder / "chain_int8.tflite"
 
 
@@ -62,7 +62,7 @@ def float_file(chain, folder):
 
 @pytest.fixture(scope="session")
 def mixed_int8(network, data, folder):
-    krs.export(network, folder / "mixed_int8.tflite", mode="int8", calibration=data)
+    krs.export(network, folder / "mixed_int8.tflite", mode="int8", calibration=data, lowering="native")
     return folder / "mixed_int8.tflite"
 
 

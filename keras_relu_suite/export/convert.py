@@ -20,7 +20,7 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
-from keras_relu_suite.export import calibrate, emit, refused
+from keras_relu_suite.export import calibrate, emit, lowered, refused
 from keras_relu_suite.export.signature import Inputs, inference, model_inputs
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.layers import ConcatenatedReLU
@@ -38,6 +38,8 @@ def export(
     io: str = "float32",
     batch_size: int = 1,
     calibration_samples: int | None = None,
+    lowering: str = "auto",
+    target: str = "cpu",
 ) -> Exported:
     """Write `model` as a .tflite file, every activation under its layer's name and with its trained slopes beside it.
 
@@ -53,6 +55,10 @@ def export(
             `"int16"` for int16x8).
         batch_size: The fixed batch of the file. Default 1.
         calibration_samples: How many samples of `calibration` to use at most, the first ones. Default: all.
+        lowering: What rectifiers with slopes become in an integer file. `"auto"` (default): the fastest ops on the
+            target that stay within 2 LSB over every code and keep every slope; or `"leaky"`, `"native"`, `"depthwise"`,
+            `"multiply"`, `"pair"`, `"split"`. The worst case of what was taken is in the result's `sites`.
+        target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`.
 
     Raises:
         UsageError: an argument that cannot be, a path that cannot be written.
@@ -63,8 +69,8 @@ def export(
 
     The same model, calibration and versions give the same bytes.
     """
-    spec = Spec(mode, io, batch_size)
-    target = _target(path)
+    spec = Spec(mode, io, batch_size, lowering, target)
+    destination = _target(path)
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
             "Export runs on the TensorFlow backend. Save the model as .keras and run `krs export` on it in a process "
@@ -80,12 +86,14 @@ def export(
             raise CalibrationError(f"mode={mode!r} needs calibration=: a few hundred typical samples of the inputs")
         samples = calibrate.collect(calibration, inputs, spec.batch_size, calibration_samples)
     count = len(next(iter(samples.values()), ()))
+    lowered.check(description.sites, spec.lowering)
     data = _convert(model, description.sites, inputs, spec, samples)
-    data, sites, findings = _with_metadata(data, description, spec, count)
+    low = lowered.lower(data, description.sites, spec.lowering, spec.target)
+    data, sites, findings = _with_metadata(low, description, spec, count)
     if samples:
         findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))
-    report.files.write(target, data)
-    return Exported(target, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings, count)
+    report.files.write(destination, data)
+    return Exported(destination, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings, count)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -179,23 +187,24 @@ def _quiet() -> Iterator[None]:
 
 
 def _with_metadata(
-    data: bytes, description: Description, spec: Spec, count: int
+    low: lowered.Lowered, description: Description, spec: Spec, count: int
 ) -> tuple[bytes, tuple[dict[str, Any], ...], tuple[str, ...]]:
     """The file with our metadata entry, the lowering of every site, and what its user should know."""
-    file = schema.read(data, "the converter's result")
+    file = schema.read(low.data, "the converter's result")
     found = graph.sites(file).sites
     wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], found)
-    sites, findings = [], [f"{u.name}: {u.reason}" for u in description.unread]
+    sites, findings = [], [*(f"{u.name}: {u.reason}" for u in description.unread), *low.findings]
     for site in description.sites:
         mine = [found[j] for j, i in chosen.items() if wanted[i][0].name == site.name]
         whole = len(mine) == site.calls and all(t.may_be(site.semantics) for t in mine)
         lowering = mine[0].lowering if whole else None
-        if lowering is None or any(t.group for t in mine):
+        cost = low.costs.get(site.name, {})
+        if lowering is None or (not cost and any(t.group for t in mine)):
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
-        sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering})
+        sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering, **cost})
     for op in graph.float_islands(file):
         findings.append(f"op {op.index} ({op.name}) computes in float in an integer graph")
-    return annotated(data, description, spec.mode, count), tuple(sites), tuple(findings)
+    return annotated(low.data, description, spec.mode, count), tuple(sites), tuple(findings)
 
 
 def annotated(data: bytes, description: Description, mode: str, calibration_samples: int = 0) -> bytes:
@@ -218,7 +227,7 @@ def annotated(data: bytes, description: Description, mode: str, calibration_samp
                 "calls": s.calls,
                 "scope": names.scope(s.name),
                 **({"scales": scales[s.name]} if any(scales[s.name]) else {}),
-                **s.semantics.to_dict(),
+                **_short(s.semantics.to_dict()),
             }
             for s in description.sites
         ],
@@ -226,6 +235,12 @@ def annotated(data: bytes, description: Description, mode: str, calibration_samp
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return schema.set_metadata(data, names.METADATA, text.encode())
+
+
+def _short(function: dict[str, Any]) -> dict[str, Any]:
+    """Without the knot slopes where those are the slopes left of the knots: as many numbers as there are channels."""
+    same = function.get("knot_slopes") == function.get("slopes", [])[:-1]
+    return {key: value for key, value in function.items() if not (same and key == "knot_slopes")}
 
 
 def _scales(site: TFLiteSite) -> dict[str, Any] | None:

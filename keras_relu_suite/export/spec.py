@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_relu_suite.errors import UsageError
+from keras_relu_suite.export import lowering
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 # The type of the activations in the modes that compute in integers, which is what their inputs and outputs may have.
@@ -25,11 +26,15 @@ class Spec:
         io: The type of the file's inputs and outputs: `"float32"`, or the integers of the mode (`"int8"` for int8,
             `"int16"` for int16x8).
         batch_size: The batch that is written into the file. A dynamic one breaks browsers and delegates.
+        lowering: `"auto"`, or a key of the table in `lowering` for every rectifier of an integer file.
+        target: Where the file is to run, a key of `lowering.ORDERS`.
     """
 
     mode: str
     io: str = "float32"
     batch_size: int = 1
+    lowering: str = "auto"
+    target: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -43,6 +48,14 @@ class Spec:
             )
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise UsageError(f"batch_size must be a positive integer. Received: batch_size={self.batch_size!r}")
+        for what, known in (("lowering", ("auto", *lowering.NAMES)), ("target", tuple(lowering.ORDERS))):
+            if getattr(self, what) not in known:
+                raise UsageError(
+                    f"Unknown {what}. Expected one of: {', '.join(known)}. Received: {what}={getattr(self, what)!r}"
+                )
+        if self.lowering != "auto" and not self.calibrated:
+            raise UsageError(f"A lowering can be chosen in integer modes. Received: mode={self.mode!r}, "
+                             f"lowering={self.lowering!r}")  # fmt: skip
 
     @property
     def calibrated(self) -> bool:

@@ -97,10 +97,14 @@ def group(file: File, site: TFLiteSite) -> Probe:
     feed = np.broadcast_to(x.reshape(-1, *[1] * len(channels)), shape)
     made = {site.input.index: builder.tensor(site.input, shape)}
     for op in site.group:
+        after = file.tensors[op.outputs[0]]
+        mine = _of_rank(shape, len(after.shape)) if shape[1:] else shape
         for i in op.inputs:
-            if i >= 0 and i not in made:
+            if op.name == "RESHAPE" and i == op.inputs[-1] != op.inputs[0]:
+                made[i] = builder.tensor(file.tensors[i], (len(mine),), np.array(mine, np.int32))
+            elif i >= 0 and i not in made:
                 made[i] = _constant(builder, file, file.tensors[i])
-        made[op.outputs[0]] = builder.tensor(file.tensors[op.outputs[0]], shape)
+        made[op.outputs[0]] = builder.tensor(after, mine)
         builder.op(op, [made.get(i, -1) for i in op.inputs], made[op.outputs[0]])
     oracle = intervals.oracle(file, site.group, site.input.index, to_real(feed, site.input))
     return Probe(
@@ -117,6 +121,12 @@ def group(file: File, site: TFLiteSite) -> Probe:
     )
 
 
+def _of_rank(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """With ones put behind the first axis, or taken away there (`elementwise` reads no other RESHAPE)."""
+    more = rank - len(shape)
+    return (shape[0], *[1] * more, *shape[1 + max(-more, 0) :])
+
+
 def _constant(builder: Builder, file: File, tensor: Tensor) -> int:
     data = tensor.data if tensor.data is not None else np.asarray(file.constant(tensor.index), np.float32)
     return builder.tensor(tensor, tensor.shape, data)
@@ -130,7 +140,7 @@ def _group_shape(file: File, site: TFLiteSite) -> tuple[int, ...]:
     shape = [1] * (rank - 1) + list(site.input.shape[-1:])
     for op in site.group:
         for i in op.inputs:
-            constant = file.constant(i) if op.name != "DEPTHWISE_CONV_2D" else None
+            constant = file.constant(i) if op.name not in ("DEPTHWISE_CONV_2D", "RESHAPE") else None
             if constant is not None:
                 padded = (1,) * (rank - constant.ndim) + constant.shape
                 shape = [max(a, b) for a, b in zip(shape, padded, strict=True)]

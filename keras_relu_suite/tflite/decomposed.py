@@ -73,7 +73,18 @@ def _region(file: File, last: Op) -> tuple[int, list[Op]] | None:
             return None
         frontier = frontier - set(latest.outputs) | set(elementwise.operands(file, latest))
         ops.append(latest)
-    return (frontier.pop(), ops[::-1]) if len(ops) > 1 else None
+    return _unfolded(file, frontier.pop(), ops[::-1]) if len(ops) > 1 else None
+
+
+def _unfolded(file: File, root: int, ops: list[Op]) -> tuple[int, list[Op]]:
+    """With the RESHAPE before it, where that gives the input the output's rank and serves these ops alone."""
+    before, rank = file.producer.get(root), len(file.tensors[ops[-1].outputs[0]].shape)
+    if before is None or before.name != "RESHAPE" or len(file.tensors[root].shape) == rank:
+        return root, ops
+    mine = {user.index for user in file.users[root]} <= {op.index for op in ops} and root not in file.outputs
+    if not mine or not elementwise.readable(file, before) or len(file.tensors[before.inputs[0]].shape) != rank:
+        return root, ops
+    return before.inputs[0], [before, *ops]
 
 
 def _clamps(file: File, op: Op) -> bool:

@@ -2,7 +2,8 @@
 input (`pieces`) to read what a group of ops means, intervals (`intervals`) to bound what a kernel may answer.
 
 Every op here is a function of its operands' values alone, channel by channel. A 1×1 depthwise convolution is
-w_c·x + b_c, QUANTIZE and DEQUANTIZE are the identity in real numbers.
+w_c·x + b_c, QUANTIZE and DEQUANTIZE are the identity in real numbers, and so is a RESHAPE that only puts ones behind
+the batch or takes them away, which a depthwise convolution needs for a tensor of rank 2.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_relu_suite.tflite.schema import File, Op
+from keras_relu_suite.tflite.schema import File, Op, Tensor
 
 Array = NDArray[np.float64]
 V = TypeVar("V")
@@ -29,7 +30,7 @@ RELATIONS: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 SELECTS = ("SELECT", "SELECT_V2")
 BINARY = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM")
-UNARY = ("NEG", "ABS", "QUANTIZE", "DEQUANTIZE", "CAST", "LEAKY_RELU", "PRELU", *CLIPS, *SMOOTH)
+UNARY = ("NEG", "ABS", "QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "LEAKY_RELU", "PRELU", *CLIPS, *SMOOTH)
 KNOWN = {"DEPTHWISE_CONV_2D", *BINARY, *UNARY, *SELECTS, *RELATIONS}
 FLOATS = ("float32", "float16", "bool")
 REAL = ("int8", "uint8", "int16", *FLOATS)  # integers that are no codes are indices and sizes
@@ -61,6 +62,8 @@ def readable(file: File, op: Op) -> bool:
         return False
     output, moving = file.tensors[op.outputs[0]], operands(file, op)
     shape = output.shape
+    if op.name == "RESHAPE":
+        return moving == op.inputs[:1] and 0 not in shape and _widens(file.tensors[moving[0]], output)
     if not moving or 0 in shape or any(file.tensors[i].shape != shape for i in moving):
         return False
     tensors = (output, *(file.tensors[i] for i in moving))
@@ -80,6 +83,14 @@ def _arity(op: Op) -> int:
     if op.name in SELECTS:
         return 3
     return 2 if op.name in (*BINARY, *RELATIONS, "PRELU", "DEPTHWISE_CONV_2D") else 1
+
+
+def _widens(x: Tensor, y: Tensor) -> bool:
+    """Whether the one has the other's shape with ones behind the batch, and the same codes: then constants broadcast
+    along both alike."""
+    small, large = sorted((x.shape, y.shape), key=len)
+    same = x.dtype == y.dtype and np.array_equal(x.scale, y.scale) and np.array_equal(x.zero_point, y.zero_point)
+    return len(small) > 1 and same and large == (small[0], *[1] * (len(large) - len(small)), *small[1:])
 
 
 def _pointwise_depthwise(file: File, op: Op) -> bool:
@@ -126,7 +137,7 @@ def _plain(file: File, op: Op, get: Callable[[int], V], algebra: Algebra[V]) -> 
         return algebra.compare(RELATIONS[name], get(0), get(1), _slack(file, op))
     if name in SELECTS:
         return algebra.select(get(0), get(1), get(2))
-    if name in ("QUANTIZE", "DEQUANTIZE", "CAST"):
+    if name in ("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE"):
         return get(0)
     if name in ("MAXIMUM", "MINIMUM"):
         return (algebra.maximum if name == "MAXIMUM" else algebra.minimum)(get(0), get(1))

@@ -42,7 +42,7 @@ from keras_relu_suite.tflite.schema import File, Op, Tensor
 
 Array = NDArray[np.float64]
 MONOTONE = ("sigmoid", "tanh", "elu", "exponential", "log")
-CHOOSING = ("MAXIMUM", "MINIMUM", "SELECT", "SELECT_V2", "RELU")
+CHOOSING = ("MAXIMUM", "MINIMUM", "SELECT", "SELECT_V2", "RELU", "RESHAPE")
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +174,8 @@ def _rounded(file: File) -> Callable[[Op, Tensor, Interval], Interval]:
 def _only_chooses(file: File, op: Op) -> bool:
     """Whether the op hands on one of its operands' codes as it is."""
     output = file.tensors[op.outputs[0]]
-    given = [file.tensors[i] for i in (op.inputs[1:] if op.name in elementwise.SELECTS else op.inputs)]
+    inputs = op.inputs[1:] if op.name in elementwise.SELECTS else op.inputs[: 1 if op.name == "RESHAPE" else None]
+    given = [file.tensors[i] for i in inputs]
     return op.name in CHOOSING and all(
         t.scale.size == 1 and t.scale[0] == output.scale[0] and t.zero_point[0] == output.zero_point[0] for t in given
     )

@@ -7,13 +7,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as fb
 from numpy.typing import NDArray
 
 from keras_relu_suite.errors import TFLiteFileError
-from keras_relu_suite.tflite import limits, needs, source, wellformed
+from keras_relu_suite.tflite import limits, needs, sharing, source, wellformed
 from keras_relu_suite.tflite.names import printable
 
 Model = Any  # fb.ModelT; the generated schema carries no types
@@ -161,7 +160,7 @@ def read(data: bytes, label: str = "the file") -> File:
 
 def write(model: Model) -> bytes:
     """Serialise; the result of the same objects is the same bytes."""
-    builder = flatbuffers.Builder(1 << 20)
+    builder = sharing.Builder(1 << 20)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 

@@ -182,7 +182,8 @@ def file(model: keras.Model, mode: str, samples: NDArray[np.float32]) -> bytes:
     if mode in ("int8", "float32"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.tflite"
-            krs.export(model, path, mode=mode, calibration=samples if mode == "int8" else None)
+            native = {"calibration": samples, "lowering": "native"} if mode == "int8" else {}
+            krs.export(model, path, mode=mode, **native)
             return path.read_bytes()
     data = _stock(model, mode, samples)
     if mode == "int16":

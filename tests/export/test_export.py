@@ -26,7 +26,7 @@ def test_the_same_model_gives_the_same_bytes(chain, data, tmp_path):
 
 
 def test_sites_have_their_layers_names_and_one_native_op_each(network, data, tmp_path):
-    done = krs.export(network, tmp_path / "m.tflite", mode="int8", calibration=data)
+    done = krs.export(network, tmp_path / "m.tflite", mode="int8", calibration=data, lowering="native")
     assert not any("apart" in text for text in done.findings), done.summary()
     assert {s["name"]: s["lowering"] for s in done.sites} == {
         "left": "PRELU",
@@ -79,7 +79,7 @@ def test_a_subclassed_and_a_nested_model(tmp_path):
     x = keras.Input((3,))
     nested = keras.Model(x, keras.Sequential([keras.Input((3,)), K.Dense(4), PReLU(name="deep")], name="inner")(x))
     for model, site in ((subclassed, "p_re_lu"), (nested, "inner/deep")):
-        done = krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=data)
+        done = krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=data, lowering="native")
         assert [s["lowering"] for s in done.sites] == ["PRELU"] and done.sites[0]["name"].startswith(site)
         assert krs.verify(tmp_path / "m.tflite", model=model, data=data, devices=["reference"]).errors == ()
 
@@ -87,7 +87,7 @@ def test_a_subclassed_and_a_nested_model(tmp_path):
 def test_keras_own_prelu_of_every_sharing(tmp_path, data):
     for shared in ([1, 2], [1], None):
         model = keras.Sequential([keras.Input((8, 8, 1)), K.Conv2D(3, 3), K.PReLU("uniform", shared_axes=shared)])
-        done = krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=data)
+        done = krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=data, lowering="native")
         assert [s["lowering"] for s in done.sites] == ["PRELU"]
         assert krs.verify(tmp_path / "m.tflite", model=model, data=data, devices=["reference"])
 
@@ -96,7 +96,7 @@ def test_a_model_saved_with_keras_own_prelu_loads_and_converts(tmp_path, data):
     model = keras.Sequential([keras.Input((8, 8, 1)), K.Conv2D(3, 3), K.PReLU("uniform", shared_axes=[1, 2], name="p")])
     model.save(tmp_path / "keras.keras")
     loaded = keras.saving.load_model(tmp_path / "keras.keras")
-    done = krs.export(loaded, tmp_path / "m.tflite", mode="int8", calibration=data)
+    done = krs.export(loaded, tmp_path / "m.tflite", mode="int8", calibration=data, lowering="native")
     assert [s["lowering"] for s in done.sites] == ["PRELU"]
     assert krs.verify(tmp_path / "m.tflite", model=model, data=data, devices=["reference"])
 

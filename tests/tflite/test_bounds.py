@@ -19,11 +19,11 @@ def test_the_oracle_is_exact_rational_arithmetic(int8_file):
     probe = cutout.pointwise(file, site)
     alpha = file.tensors[site.op.inputs[1]]
     s_in, s_out, s_a = (Fraction(float(t.scale[0])) for t in (site.input, site.output, alpha))
-    z_in, z_out = int(site.input.zero_point[0]), int(site.output.zero_point[0])
+    z_in, z_out, z_a = (int(t.zero_point[0]) for t in (site.input, site.output, alpha))
     for channel, code in enumerate(alpha.data.ravel()):
         for q in range(-128, 128):
             x = s_in * (q - z_in)
-            y = x if x > 0 else x * s_a * int(code)
+            y = x if x > 0 else x * s_a * (int(code) - z_a)
             exact = y / s_out + z_out
             assert abs(float(exact) - probe.exact[q + 128, 0, 0, channel]) < 1e-9
 

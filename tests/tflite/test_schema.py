@@ -21,7 +21,7 @@ def test_the_slopes_are_read_as_the_file_encodes_them(int8_file, float_file, cha
     exact = graph.sites(schema.read(float_file.read_bytes())).sites[0]
     np.testing.assert_array_equal(exact.semantics.negative_slopes.ravel(), trained.ravel().astype(np.float64))
     encoded = graph.sites(schema.read(int8_file.read_bytes())).sites[0].semantics.negative_slopes.ravel()
-    step = np.abs(trained).max() / 127
+    step = (max(trained.max(), 0.0) - min(trained.min(), 0.0)) / 254
     assert np.abs(encoded - trained.ravel()).max() <= 0.51 * step
     np.testing.assert_allclose(encoded / step, np.round(encoded / step), atol=1e-4)
 
@@ -79,9 +79,9 @@ def test_a_float_island_is_seen(data, folder):
     import keras_relu_suite as krs
 
     x = keras.Input((8, 8, 1))
-    y = keras.layers.Conv2D(4, 3, activation="elu")(x)
+    y = keras.layers.ELU(0.5)(keras.layers.Conv2D(4, 3)(x))  # one of alpha 1 becomes an integer op
     model = keras.Model(x, keras.layers.Conv2D(4, 3)(y))
     done = krs.export(model, folder / "island.tflite", mode="int8", calibration=data)
-    assert not done and "computes in float" in done.findings[0]
+    assert not done and any("computes in float" in text for text in done.findings)
     names = [op.name for op in graph.float_islands(schema.read((folder / "island.tflite").read_bytes()))]
-    assert names == ["ELU"]
+    assert names[0] == "ELU" and "SELECT_V2" in names

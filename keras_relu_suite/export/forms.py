@@ -1,0 +1,193 @@
+"""A lowering as a value: a few integer ops between a site's own input x and output y, every code and scale decided.
+
+The site is f(x) = p·x for x > 0 and a·x for x < 0, channel by channel. The worst case of a form is
+
+    max over all codes q of x, all channels with lowest code ≤ e ≤ highest, of |y − e|, e = f(s·(q − z)) / s_y + z_y,
+
+in LSB of y, where y is any code that kernels may answer which round each op once, to nearest. It is computed, not
+estimated: every op is evaluated over all codes in interval arithmetic, from the constants' own integers, so that it
+holds what quantising the slopes does, what the inner tensors' steps do, and what they would clip. Kernels hold ratios
+of scales to 2⁻²⁰ or better: 256 codes off by less than 2⁻¹⁰ LSB. LEAKY_RELU in XNNPACK holds its ratios to 2⁻⁹: it is
+given 2⁻⁹ of the distance from the zero point beside the rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+RATIO = 2.0**-10  # LSB
+LEAKY_RATIO = 2.0**-9
+SLICE = 2**20  # codes × channels that are evaluated at a time
+FINEST = 2.0**-15  # a weight's scale below that part of the largest stays there: requantisation has 31 bits
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The codes of one tensor: real = scale·(code − zero_point)."""
+
+    dtype: str
+    scale: float
+    zero_point: int
+
+    @property
+    def codes(self) -> tuple[int, int]:
+        info = np.iinfo(self.dtype)
+        return int(info.min), int(info.max)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest real value."""
+        low, high = self.codes
+        return self.scale * (low - self.zero_point), self.scale * (high - self.zero_point)
+
+    def rounded(self, low: Array, high: Array, slack: Array | float = RATIO) -> tuple[Array, Array]:
+        """The reals of the lowest and the highest code that an exact result in [low, high] may be rounded to."""
+        least, most = (np.ceil(low / self.scale - 0.5 - slack), np.floor(high / self.scale + 0.5 + slack))
+        bottom, top = (code - self.zero_point for code in self.codes)
+        return self.scale * np.clip(least, bottom, top), self.scale * np.clip(most, bottom, top)
+
+
+def spanning(low: float, high: float, dtype: str) -> Grid:
+    """The finest grid of that type that holds low ≤ 0 ≤ high; in int16 the zero point is 0, as its kernels need."""
+    if low == high:
+        high = 1.0
+    if dtype == "int16":
+        return Grid(dtype, _above(max(-low, high) / 32767), 0)
+    if low == 0 or high == 0:
+        return Grid(dtype, _above((high - low) / 255), -128 if low == 0 else 127)
+    scale = _above((high - low) / 254)  # the zero point is rounded: half a code at either end
+    return Grid(dtype, scale, int(np.rint(-127.5 - low / scale)))
+
+
+def _above(scale: float) -> float:
+    """The float32 that is not below it."""
+    nearest = np.float32(scale)
+    return float(nearest if float(nearest) >= scale else np.nextafter(nearest, np.float32(np.inf)))
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An int8 constant, one value a channel; of one scale, or of one for each channel."""
+
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    zero_point: int = 0
+
+    @property
+    def real(self) -> Array:
+        return np.asarray(self.scale.astype(np.float64) * (self.codes.astype(np.float64) - self.zero_point))
+
+
+def per_channel(weights: Array) -> Constant:
+    """Each weight as ±127 steps of its own: exact to float32's rounding."""
+    most = float(np.abs(weights).max(initial=0)) or 1.0
+    steps = np.maximum(np.abs(weights), FINEST * most) / 127
+    scale: NDArray[np.float32] = np.where(weights == 0, most / 127, steps).astype(np.float32)
+    return Constant(np.rint(weights / scale).astype(np.int8), scale)
+
+
+def per_tensor(values: Array) -> Constant:
+    """All values in one scale: int8's 256 codes from the smallest to the largest of them and 0."""
+    grid = spanning(min(float(values.min()), 0.0), max(float(values.max()), 0.0), "int8")
+    codes = np.rint(values / grid.scale) + grid.zero_point
+    return Constant(np.clip(codes, -128, 127).astype(np.int8), np.array([grid.scale], np.float32), grid.zero_point)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One op. Its operands are `"x"` or what an earlier step made; what makes `"y"` is the last one."""
+
+    op: str
+    operands: tuple[str, ...]
+    output: str
+    constant: Constant | None = None
+    relu: bool = False
+    slope: float = 0.0  # of LEAKY_RELU
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """Ops in order, and the grids of the tensors between them."""
+
+    name: str
+    steps: tuple[Step, ...]
+    inner: dict[str, Grid] = field(default_factory=dict)
+
+    @property
+    def depthwise(self) -> bool:
+        return any(step.op == "DEPTHWISE_CONV_2D" for step in self.steps)
+
+
+@dataclass(frozen=True, eq=False)
+class Rectifier:
+    """The trained slopes left and right of 0: one value for each channel, or for each position and channel."""
+
+    negative: Array
+    positive: Array
+
+    @property
+    def by_channel(self) -> bool:
+        return self.negative.ndim == 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether x > 0 passes as it is."""
+        return bool(np.all(self.positive == 1))
+
+
+def worst(form: Form, x: Grid, y: Grid, f: Rectifier) -> float:
+    """The form's worst case in LSB of y."""
+    low, high = x.codes
+    real = x.scale * (np.arange(low, high + 1, dtype=np.float64) - x.zero_point)[:, None]
+    negative, positive = f.negative.ravel(), f.positive.ravel()
+    size = max(1, SLICE // len(real))
+    found = 0.0
+    for start in range(0, negative.size, size):
+        part = slice(start, start + size)
+        exact = np.where(real > 0, positive[part], negative[part]) * real / y.scale
+        least, most = (end / y.scale for end in _evaluate(form, x, y, real, part))
+        bottom, top = (code - y.zero_point for code in y.codes)
+        held = (bottom <= exact) & (exact <= top)
+        found = max(found, float(np.where(held, np.maximum(most - exact, exact - least), 0.0).max()))
+    return found
+
+
+def encoded(form: Form, f: Rectifier) -> Array:
+    """The slopes left of 0 that the form's constants mean, in real arithmetic."""
+    minus = np.full((1, 1), -1.0)
+    huge = Grid("int16", 0.0, 0)
+    low, _ = _evaluate(form, huge, huge, minus, slice(None))
+    return np.asarray(-np.broadcast_to(low[0], f.negative.size).reshape(f.negative.shape))
+
+
+def _evaluate(form: Form, x: Grid, y: Grid, real: Array, part: slice) -> tuple[Array, Array]:
+    """[lowest, highest] real value of y for each real x and channel; nothing is rounded if x has no scale."""
+    values = {"x": (real, real)}
+    for step in form.steps:
+        low, high = _applied(step, values, part)
+        if x.scale:
+            grid = y if step.output == "y" else form.inner[step.output]
+            coarse = step.op == "LEAKY_RELU" and x.dtype == "int8"  # XNNPACK's alone, which has no int16
+            slack = LEAKY_RATIO * np.abs(real) / x.scale if coarse else RATIO
+            low, high = grid.rounded(low, high, slack)
+        values[step.output] = low, high
+    return values["y"]
+
+
+def _applied(step: Step, values: dict[str, tuple[Array, Array]], part: slice) -> tuple[Array, Array]:
+    low, high = values[step.operands[0]]
+    if step.op in ("ADD", "SUB"):
+        other = values[step.operands[1]]
+        low, high = (low + other[0], high + other[1]) if step.op == "ADD" else (low - other[1], high - other[0])
+    elif step.op in ("LEAKY_RELU", "PRELU"):
+        slope = np.asarray(step.slope) if step.constant is None else step.constant.real.ravel()[part]
+        low, high = (np.where(end > 0, end, slope * end) for end in (low, high))  # x is exact
+    else:
+        assert step.constant is not None
+        weights = step.constant.real.ravel()[part]
+        low, high = np.minimum(low * weights, high * weights), np.maximum(low * weights, high * weights)
+    return (np.maximum(low, 0.0), np.maximum(high, 0.0)) if step.relu else (low, high)

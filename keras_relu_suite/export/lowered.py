@@ -1,0 +1,183 @@
+"""The rectifiers of a converted integer file, each given the lowering that `lowering` chooses for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_relu_suite.describe import Site
+from keras_relu_suite.errors import UsageError
+from keras_relu_suite.export import lowering
+from keras_relu_suite.export.forms import Array, Grid, Rectifier
+from keras_relu_suite.export.rewrite import Replacement, rewritten
+from keras_relu_suite.semantics import Semantics
+from keras_relu_suite.tflite import graph, schema
+from keras_relu_suite.tflite.align import Expected, align
+from keras_relu_suite.tflite.graph import TFLiteSite
+from keras_relu_suite.tflite.schema import File, Op, Tensor
+
+INTEGERS = ("int8", "int16")
+Place = tuple[tuple[Op, ...], Tensor, Tensor]
+NEAR = 2 / 127  # of a layer's largest slope: how far a converter's int8 constants may be from the trained slopes
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A file whose rectifiers were lowered.
+
+    Args:
+        data: Its bytes.
+        costs: By the name of each site that was given a lowering: which, its worst case over all codes in LSB of the
+            output, and how many slopes it holds more than 2 % off.
+        findings: Sites that no lowering keeps within the limit.
+    """
+
+    data: bytes
+    costs: dict[str, dict[str, Any]]
+    findings: tuple[str, ...] = ()
+
+
+def check(sites: Sequence[Site], name: str) -> None:
+    """Nothing, if every rectifier of the model can be lowered so.
+
+    Raises:
+        UsageError: one cannot.
+    """
+    for site in sites:
+        function = site.semantics
+        if name == "auto" or not _bends(function):
+            continue
+        slopes = Rectifier(*(np.atleast_1d(_squeezed(s)) for s in function.slopes))
+        why = lowering.impossible(name, slopes)
+        if why is not None:
+            raise UsageError(
+                f"{site.name}: lowering={name!r} cannot express this activation: {why}. Use lowering='auto', or "
+                "another one for this model"
+            )
+
+
+def lower(data: bytes, sites: Sequence[Site], name: str, target: str) -> Lowered:
+    """The file with every rectifier of integer codes between integer tensors in its chosen form.
+
+    Args:
+        data: A converted file.
+        sites: The model's, with the trained slopes.
+        name: `"auto"` or a key of the table.
+        target: Where the file is to run.
+    """
+    file = schema.read(data, "the converter's result")
+    found = [site for site in graph.sites(file).sites if site.subgraph == 0]
+    wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in sites], found)
+    replacements: list[Replacement] = []
+    costs: dict[str, dict[str, Any]] = {}
+    findings: list[str] = []
+    for j, i in sorted(chosen.items()):
+        expected, _ = wanted[i]
+        place = _place(file, found[j])
+        choice = _chosen(expected, found[j], place, name, target)
+        if place is None or choice is None:
+            continue
+        ops, x, y = place
+        replacements.append(Replacement(ops, x, y, choice.form, _name(file, found[j], y)))
+        costs[expected.name] = _worse(costs.get(expected.name), choice)
+        if not choice.good:
+            findings.append(_costly(expected, choice))
+    return Lowered(rewritten(file, replacements) if replacements else data, costs, tuple(findings))
+
+
+def _chosen(
+    expected: Expected, site: TFLiteSite, place: Place | None, name: str, target: str
+) -> lowering.Choice | None:
+    """The lowering of one site; None if it stays as it is."""
+    if place is None:
+        return None
+    ops, x, y = place
+    if expected.semantics.kind == "elu":
+        island = len(ops) == 3 and site.op.name == "ELU" and x.dtype == "int8" and site.may_be(expected.semantics)
+        return lowering.ELU if island else None
+    slopes = _slopes(expected.semantics, site)
+    if slopes is None:
+        return None
+    if name == "native" and site.op.name == "LEAKY_RELU":  # that is its native op
+        if lowering.impossible("leaky", slopes):
+            return None
+        name = "leaky"
+    return lowering.choose(slopes, _grid(x), _grid(y), len(x.shape), name, target)
+
+
+def _worse(before: dict[str, Any] | None, choice: lowering.Choice) -> dict[str, Any]:
+    """Of the calls of one site the one with the larger worst case."""
+    mine = {"form": choice.form.name, "bound_lsb": round(choice.bound, 4), "coarse_slopes": choice.coarse}
+    return mine if before is None or mine["bound_lsb"] > before["bound_lsb"] else before
+
+
+def _costly(expected: Expected, choice: lowering.Choice) -> str:
+    size = expected.semantics.negative_slopes.size
+    coarse = f", and {choice.coarse} of {size} slopes are more than 2 % off" if choice.coarse else ""
+    return (
+        f"{expected.name}: lowered as {choice.form.name!r}, which may be {choice.bound:.2f} LSB off "
+        f"(limit {lowering.LIMIT:g}){coarse}"
+    )
+
+
+def _bends(function: Semantics) -> bool:
+    """Whether it is p·x and a·x on both sides of 0, and no plain ReLU: that one is fused and stays so."""
+    return (
+        function.piecewise_linear and function.knots == (0.0,) and not any(b.any() for b in function.intercepts)
+        and bool(function.slopes[0].any() or (function.slopes[1] != 1).any())
+    )  # fmt: skip
+
+
+def _place(file: File, site: TFLiteSite) -> Place | None:
+    """The ops of a site with the integer tensors before and after it, a DEQUANTIZE and a QUANTIZE around it with it;
+    None if it is fused or computes in float."""
+    ops = site.group or (site.op,)
+    if site.fused or not all(op.outputs for op in ops):
+        return None
+    x, y = site.input, site.output
+    before, after = file.producer.get(x.index), file.users.get(y.index, [])
+    if x.dtype == y.dtype == "float32" and before is not None and before.name == "DEQUANTIZE":
+        if [op.name for op in after] != ["QUANTIZE"] or y.index in file.outputs:
+            return None
+        ops = (before, *ops, after[0])
+        x, y = file.tensors[before.inputs[0]], file.tensors[after[0].outputs[0]]
+    single = x.scale.size == y.scale.size == 1
+    return (ops, x, y) if single and x.dtype == y.dtype and x.dtype in INTEGERS and x.shape == y.shape else None
+
+
+def _name(file: File, site: TFLiteSite, y: Tensor) -> str | None:
+    """The site's name, for a tensor that a QUANTIZE made of it."""
+    return None if y.index == site.output.index or y.index in file.outputs else site.output.name
+
+
+def _grid(tensor: Tensor) -> Grid:
+    return Grid(tensor.dtype, float(tensor.scale[0]), int(tensor.zero_point[0]))
+
+
+def _slopes(trained: Semantics, site: TFLiteSite) -> Rectifier | None:
+    """The trained slopes as they lie along the tensor; None unless they are those that the file has there, but for
+    the rounding of its constants."""
+    shape = site.input.shape
+    if not _bends(trained) or not site.may_be(trained) or len(site.semantics.slopes) != 2 or len(shape) < 2:
+        return None
+    try:
+        pairs = [np.broadcast_arrays(a, b) for a, b in zip(trained.slopes, site.semantics.slopes, strict=True)]
+        full = np.broadcast_shapes(shape[-1:], *(_squeezed(a).shape for a in trained.slopes))
+        if np.broadcast_shapes(full, shape[1:]) != shape[1:]:
+            return None
+    except ValueError:
+        return None
+    if any(np.abs(a - b).max() > NEAR * max(1.0, float(np.abs(a).max())) for a, b in pairs):
+        return None
+    negative, positive = (np.array(np.broadcast_to(_squeezed(a), full)) for a in trained.slopes)
+    return Rectifier(negative, positive)
+
+
+def _squeezed(slopes: Array) -> Array:
+    """Without leading axes of size 1."""
+    while slopes.ndim and slopes.shape[0] == 1:
+        slopes = slopes[0]
+    return slopes
