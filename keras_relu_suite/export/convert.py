@@ -20,7 +20,7 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, ModelError, UsageError, one_line
-from keras_relu_suite.export import calibrate
+from keras_relu_suite.export import calibrate, kept
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.monitor import probe
 from keras_relu_suite.structure import inference_call
@@ -36,6 +36,7 @@ def export(
     calibration: Any = None,
     io: str = "float32",
     batch_size: int = 1,
+    equalize: bool = False,
 ) -> Exported:
     """Write `model` as a .tflite file, every activation under its layer's name and with its trained slopes beside it.
 
@@ -46,16 +47,18 @@ def export(
         calibration: For int8: an array, a list of arrays, or a dict by input name; a few hundred typical samples.
         io: `"float32"` (default) or `"int8"`: the type of the file's inputs and outputs.
         batch_size: The fixed batch of the file. Default 1.
+        equalize: Rescale the channels between two layers first, which changes no output, so that int8 keeps more of
+            their slopes and units; the file is then that of `equalized(model, calibration)`. Default False.
 
     Raises:
         UsageError: an argument that cannot be, a path that cannot be written.
-        ModelError: the model is not built or its input shapes are not known.
+        ModelError: the model is not built, its input shapes are not known, or it cannot be equalised as asked.
         CalibrationError: calibration data is missing, empty, has NaN or the wrong shape.
         ExportError: the converter failed; its own message is in `__cause__`.
 
     The same model, calibration and versions give the same bytes.
     """
-    spec = Spec(mode, io, batch_size)
+    spec = Spec(mode, io, batch_size, equalize)
     target = _target(path)
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
@@ -72,10 +75,13 @@ def export(
         samples = calibrate.by_name(calibration, inputs, "calibration")
         if len(next(iter(samples.values()))) < spec.batch_size:
             raise CalibrationError(f"calibration has fewer samples than batch_size={spec.batch_size}")
+    notes: tuple[str, ...] = ()
+    if samples or spec.equalize:
+        model, description, notes = kept.prepared(model, description, inputs, samples, spec)
     data = _convert(model, description.sites, inputs, spec, samples)
     data, sites, findings = _with_metadata(data, description, spec, samples)
     report.files.write(target, data)
-    return Exported(target, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings)
+    return Exported(target, mode, len(data), hashlib.sha256(data).hexdigest(), sites, notes + findings)
 
 
 def model_inputs(model: keras.Model) -> list[tuple[str, tuple[int | None, ...], str]]:

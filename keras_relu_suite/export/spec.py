@@ -20,11 +20,13 @@ class Spec:
         mode: `"float32"`, or `"int8"`: integer weights and activations, calibrated.
         io: The type of the file's inputs and outputs, `"float32"` or (mode int8 only) `"int8"`.
         batch_size: The batch that is written into the file. A dynamic one breaks browsers and delegates.
+        equalize: Whether channels are rescaled first, so that none is too small for its tensor's step.
     """
 
     mode: str
     io: str = "float32"
     batch_size: int = 1
+    equalize: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
