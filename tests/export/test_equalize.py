@@ -226,6 +226,20 @@ def test_what_cannot_be_equalised_is_named_with_its_reason():
     assert all(site in done.summary() for site in expected)
 
 
+def test_channels_that_anything_else_reads_are_left_alone():
+    x = keras.Input((6, 6, 3))
+    made = K.Conv2D(4, 1, name="made")(x)
+    one = K.ReLU(name="one")(made)
+    two = K.ReLU(name="two")(K.Conv2D(4, 1, name="alone")(K.Concatenate(name="beside")([made, one])))
+    model = keras.Model(x, [K.Conv2D(2, 1, name="left")(two), K.Conv2D(2, 1, name="right")(two)])
+    new, done = krs.export.equalized(hostile(model, 8))
+    assert_same_function(model, new, images())
+    assert {one.site: one.reason for one in done.skipped} == {
+        "one": "the rectifier is not the only one that reads made",
+        "two": "its channels go on to left, right, not to one layer that reads nothing else",
+    }
+
+
 def test_models_whose_structure_is_not_known_and_data_that_do_not_fit():
     class Own(keras.Model):
         def __init__(self):
