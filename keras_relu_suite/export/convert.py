@@ -20,7 +20,7 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, ModelError, UsageError, one_line
-from keras_relu_suite.export import calibrate, kept
+from keras_relu_suite.export import calibrate, kept, note
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.monitor import probe
 from keras_relu_suite.structure import inference_call
@@ -48,7 +48,8 @@ def export(
         io: `"float32"` (default) or `"int8"`: the type of the file's inputs and outputs.
         batch_size: The fixed batch of the file. Default 1.
         equalize: Rescale the channels between two layers first, which changes no output, so that int8 keeps more of
-            their slopes and units; the file is then that of `equalized(model, calibration)`. Default False.
+            their slopes and units: what is converted is `equalized(model, calibration)[0]`, and a note in the file lets
+            `verify` compare it with `model`. Default False.
 
     Raises:
         UsageError: an argument that cannot be, a path that cannot be written.
@@ -75,13 +76,14 @@ def export(
         samples = calibrate.by_name(calibration, inputs, "calibration")
         if len(next(iter(samples.values()))) < spec.batch_size:
             raise CalibrationError(f"calibration has fewer samples than batch_size={spec.batch_size}")
-    notes: tuple[str, ...] = ()
+    ready = kept.Prepared(model, description, ())
     if samples or spec.equalize:
-        model, description, notes = kept.prepared(model, description, inputs, samples, spec)
-    data = _convert(model, description.sites, inputs, spec, samples)
-    data, sites, findings = _with_metadata(data, description, spec, samples)
+        ready = kept.prepared(model, description, inputs, samples, spec)
+    data = _convert(ready.model, ready.description.sites, inputs, spec, samples)
+    data, sites, findings = _with_metadata(data, ready.description, spec, samples)
+    data = note.written(data, model, ready.scales)
     report.files.write(target, data)
-    return Exported(target, mode, len(data), hashlib.sha256(data).hexdigest(), sites, notes + findings)
+    return Exported(target, mode, len(data), hashlib.sha256(data).hexdigest(), sites, ready.lines + findings)
 
 
 def model_inputs(model: keras.Model) -> list[tuple[str, tuple[int | None, ...], str]]:

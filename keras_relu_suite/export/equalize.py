@@ -147,6 +147,26 @@ def balanced(first: Floats, second: Floats) -> Floats:
     return s
 
 
+def applied(model: keras.Model, scales: Mapping[str, Floats]) -> keras.Model:
+    """A copy of `model` with the channels of these sites divided by `scales`, and multiplied again behind them.
+
+    Raises:
+        ModelError: a site has no such channels, or a scale is not a positive number.
+    """
+    found = {pair.site.name: pair for pair in pairs.find(model)[0]}
+    values = _Values(model)
+    for site, s in scales.items():
+        pair = found.get(site)
+        if pair is None or s.shape != (pair.channels,) or not (np.isfinite(s).all() and (s > 0).all()):
+            channels = "none" if pair is None else str(pair.channels)
+            raise ModelError(
+                f"{site!r} needs one positive scale for each of its channels that can be rescaled ({channels}). "
+                f"Received: scales of shape {s.shape}"
+            )
+        _rescale(pair, s, values)
+    return with_weights(model, values.all())
+
+
 def with_weights(model: keras.Model, weights: Sequence[NDArray[Any]]) -> keras.Model:
     """A clone of `model` with these weights.
 

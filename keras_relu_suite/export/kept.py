@@ -9,7 +9,7 @@ a tensor is (max − min)/255 of its values over the data, 0 among them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
@@ -37,30 +37,47 @@ class Steps:
     after: float
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A model to convert.
+
+    Args:
+        model, description: The model and its sites.
+        lines: What int8 will lose of it, one line for each site and kind of loss.
+        scales: What its channels were divided by, by site; empty if it is the user's own model.
+    """
+
+    model: keras.Model
+    description: Description
+    lines: tuple[str, ...]
+    scales: Mapping[str, Floats] = field(default_factory=dict)
+
+
 def prepared(
     model: keras.Model,
     description: Description,
     inputs: Sequence[tuple[str, tuple[int | None, ...], str]],
     samples: calibrate.Arrays | None,
     spec: Spec,
-) -> tuple[keras.Model, Description, tuple[str, ...]]:
-    """The model to convert, equalised if `spec` asks for it, with its description, and what int8 will lose of it in one
-    line for each site and kind of loss. `model` itself is not changed."""
+) -> Prepared:
+    """The model to convert, equalised if `spec` asks for it. `model` itself is not changed."""
     reaches: tuple[Reach, ...] = ()
     bits = 16 if spec.mode == "int16x8" else 8
     if samples:
         whole = len(next(iter(samples.values()))) // spec.batch_size * spec.batch_size  # what the converter sees
         reaches = reach.measured(model, description.sites, {name: a[:whole] for name, a in samples.items()})
     if not pairs.can_be_read(model) and not spec.equalize:
-        return model, description, of(reaches, bits=bits).lines()
+        return Prepared(model, description, of(reaches, bits=bits).lines())
     plan, weights = equalize.planned(model, reach.largest(reaches))
     obstacles = {one.site: one.reason for one in plan.skipped}
     if not spec.equalize:
-        return model, description, of(reaches, scales=plan.scales, obstacles=obstacles, bits=bits).lines()
+        lines = of(reaches, scales=plan.scales, obstacles=obstacles, bits=bits).lines()
+        return Prepared(model, description, lines)
     copy = equalize.with_weights(model, weights)
     sites = probe.executed(copy, describe(copy).sites, inputs)
     after = [rescaled(one, plan.scales[one.site]) if one.site in plan.scales else one for one in reaches]
-    return copy, Description(sites, description.unread), of(after, obstacles=obstacles, bits=bits).lines()
+    lines = of(after, obstacles=obstacles, bits=bits).lines()
+    return Prepared(copy, Description(sites, description.unread), lines, plan.scales)
 
 
 def of(

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_relu_suite as krs
-from keras_relu_suite import devices, semantics
+from keras_relu_suite import devices, errors, semantics
 from keras_relu_suite.describe import describe
-from keras_relu_suite.export import kept, reach
+from keras_relu_suite.export import equalize, kept, note, reach
 from keras_relu_suite.export.kept import Steps
 from keras_relu_suite.export.reach import Reach
 from keras_relu_suite.layers import PReLU, TwoSidedPReLU
@@ -153,11 +153,35 @@ def test_every_slope_that_equalisation_was_said_to_keep_is_kept(tmp_path):
 
     assert codes(before).min() <= 3 and codes(after).min() >= 20
     assert share(equal, model, data) < share(plain, model, data) / 4
-    new, _ = krs.export.equalized(model, data)
-    check = krs.verify(equal, model=new, data=data, devices=["reference"])
-    assert check, check.summary()
-    again = krs.export(new, tmp_path / "again.tflite", mode="int8", calibration=data)
-    assert again.sha256 == done.sha256  # as export() says
+    again = krs.export(krs.export.equalized(model, data)[0], tmp_path / "again.tflite", mode="int8", calibration=data)
+    files = [schema.read(path.read_bytes()).tensors for path in (equal, again.path)]
+    for one, other in zip(*files, strict=True):  # as export() says
+        assert (one.name, one.dtype) == (other.name, other.dtype) and np.array_equal(one.scale, other.scale)
+        assert (one.data is None) == (other.data is None) and np.array_equal(one.data, other.data)
+
+
+def test_an_equalised_file_verifies_against_the_network_that_was_trained(tmp_path):
+    model, data = hostile(), images()
+    path = tmp_path / "m.tflite"
+    krs.export(model, path, mode="int8", calibration=data, equalize=True)
+    model.save(tmp_path / "m.keras")
+    equal = krs.export.equalized(model, data)[0]
+    for network in (model, keras.saving.load_model(tmp_path / "m.keras"), equal):
+        check = krs.verify(path, model=network, data=data, devices=["reference"])
+        assert check, check.summary()
+    # Not by looking away: a network that was trained on differs, and so does the file without its note.
+    other = keras.models.clone_model(model)
+    other.set_weights([w * 1.1 for w in model.get_weights()])
+    assert not krs.verify(path, model=other, data=data, devices=["reference"])
+    for content in (b"{}", b"[1]", b"\xff", b'{"weights": 1, "scales": {"act": [1]}}'):
+        damaged = schema.set_metadata(path.read_bytes(), note.ENTRY, content)
+        assert not krs.verify(damaged, model=model, data=data, devices=["reference"])
+
+
+def test_scales_that_fit_no_site_are_refused_by_name():
+    for scales in ({"act": np.ones(3)}, {"act": -np.ones(CHANNELS)}, {"no": np.ones(3)}):
+        with pytest.raises(errors.ModelError, match="needs one positive scale for each of its channels"):
+            equalize.applied(hostile(), scales)
 
 
 def test_quantisation_dead_units_give_one_code_and_no_other_unit_does(tmp_path):
