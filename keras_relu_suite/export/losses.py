@@ -127,27 +127,29 @@ class Kept:
             badly = [one for one in bent if one.off > BADLY_BENT]
             if lost:
                 whose = " and the ".join(sorted({one.by for one in lost}, reverse=True))
-                what = f"of {size} slopes are swallowed by the {whose} step"
-                found.append(self._line(site, lost, what))
+                what = f"slopes {_plural(lost, 'is', 'are')} swallowed by the {whose} step"
+                found.append(self._line(site, lost, size, what))
             if dead:
-                found.append(self._line(site, dead, f"of {size} units give one int8 code for all that they compute"))
+                what = f"units {_plural(dead, 'gives', 'give')} a single int8 code for all the data"
+                found.append(self._line(site, dead, size, what))
             if badly:
                 what = (
-                    f"of {size} slopes are more than {100 * BADLY_BENT:g} % off if all share one int8 scale, "
-                    f"{len(bent)} more than {100 * BENT:g} %"
+                    f"slopes {_plural(badly, 'is', 'are')} more than {100 * BADLY_BENT:g} % off if all share one int8 "
+                    f"scale, {len(bent)} more than {100 * BENT:g} %"
                 )
-                found.append(self._line(site, badly, what))
+                found.append(self._line(site, badly, size, what))
         return tuple(found)
 
-    def _line(self, site: str, ones: Sequence[LostSlope | BentSlope | DeadUnit], what: str) -> str:
+    def _line(self, site: str, ones: Sequence[LostSlope | BentSlope | DeadUnit], size: int, what: str) -> str:
         channels = [str(one.channel) for one in ones]
         shown = ", ".join(channels[:SHOWN]) + (", …" if len(channels) > SHOWN else "")
         counts = {way: sum(way in one.keeps for one in ones) for way in (EQUALIZE, INT16, WIDER)}
-        ways = [f"{way} keeps {n if n < len(ones) else 'all'} of them" for way, n in counts.items() if n]
+        ways = [f"{way} keeps {_share(n, len(ones))}" for way, n in counts.items() if n]
         obstacle = self.obstacles.get(site.partition("#")[0])
         if obstacle is not None and counts[WIDER] == 0:
             ways.append(f"it cannot be equalised: {obstacle}")
-        return f"{site}: {len(ones)} {what} (channels {shown})" + (": " + "; ".join(ways) if ways else "")
+        text = f"{site}: {len(ones)} of {size} {what} ({_plural(ones, 'channel', 'channels')} {shown})"
+        return text + (": " + "; ".join(ways) if ways else "")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -161,3 +163,11 @@ class Kept:
 
 def _kept_by(keeps: tuple[str, ...]) -> str:
     return f"; kept by {' or '.join(keeps)}" if keeps else ""
+
+
+def _plural(ones: Sequence[Any], singular: str, plural: str) -> str:
+    return singular if len(ones) == 1 else plural
+
+
+def _share(n: int, total: int) -> str:
+    return "it" if n == total == 1 else f"{'all' if n == total else n} of them"

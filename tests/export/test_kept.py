@@ -144,7 +144,7 @@ def test_every_slope_that_equalisation_was_said_to_keep_is_kept(tmp_path):
     plain, equal = tmp_path / "plain.tflite", tmp_path / "equal.tflite"
     krs.export(model, plain, mode="int8", calibration=data)
     done = krs.export(model, equal, mode="int8", calibration=data, equalize=True)
-    assert not any("swallowed" in line or "one int8 code" in line for line in done.findings), done.summary()
+    assert not any("swallowed" in line or "single int8 code" in line for line in done.findings), done.summary()
     before, after = run(plain, data)["act"], run(equal, data)["act"]
     assert not slopes_seen(before).all() and slopes_seen(after).all()
 
@@ -196,7 +196,7 @@ def test_quantisation_dead_units_give_one_code_and_no_other_unit_does(tmp_path):
     clear = np.abs(one.out_high.ravel() - 0.5 * kept.predicted(one).after) > x_error(path, data)
     np.testing.assert_array_equal(constant[clear], dead[clear])
     assert dead[clear].any() and not dead[clear].all() and not losses.lost
-    assert any("units give one int8 code for all that they compute" in line for line in done.findings)
+    assert any("units give a single int8 code for all the data" in line for line in done.findings)
     equal = krs.export(model, path, mode="int8", calibration=data, equalize=True)
     assert not equal.findings
     assert all(len(np.unique(run(path, data)["act"].after[..., c])) > 20 for c in range(CHANNELS))
@@ -340,4 +340,18 @@ def test_a_subclassed_model_is_judged_too(tmp_path):
     model(data)
     model.dense.kernel.assign(model.dense.kernel * np.array([1, 1, 1, 1e-4]))
     done = krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=data)
-    assert any("act: 1 of 4 slopes are swallowed" in line and "channels 3)" in line for line in done.findings)
+    assert any("act: 1 of 4 slopes is swallowed by the output step (channel 3)" in line for line in done.findings)
+    with pytest.raises(errors.ModelError, match="needs a built Sequential or functional keras model"):
+        krs.export(model, tmp_path / "no.tflite", mode="int8", calibration=data, equalize=True)
+    assert not (tmp_path / "no.tflite").exists()
+
+
+def test_without_calibration_the_weights_decide_and_nothing_is_foretold(tmp_path):
+    model = hostile()
+    done = krs.export(model, tmp_path / "m.tflite", equalize=True)
+    assert done, done.summary()
+    file = schema.read((tmp_path / "m.tflite").read_bytes())
+    kernel = np.asarray(krs.export.equalized(model)[0].get_layer("first").kernel)
+    assert any(t.data is not None and np.array_equal(t.data.reshape(CHANNELS, -1).T, kernel[0, 0])
+               for t in file.tensors if t.data is not None and t.data.size == kernel.size)  # fmt: skip
+    assert krs.verify(tmp_path / "m.tflite", model=model, data=images(), devices=["reference"])
