@@ -20,7 +20,7 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
-from keras_relu_suite.export import calibrate, emit, lowered, refused
+from keras_relu_suite.export import calibrate, emit, kept, lowered, note, refused
 from keras_relu_suite.export.signature import Inputs, inference, model_inputs
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.layers import ConcatenatedReLU
@@ -40,6 +40,7 @@ def export(
     calibration_samples: int | None = None,
     lowering: str = "auto",
     target: str = "cpu",
+    equalize: bool = False,
 ) -> Exported:
     """Write `model` as a .tflite file, every activation under its layer's name and with its trained slopes beside it.
 
@@ -59,17 +60,21 @@ def export(
             target that stay within 2 LSB over every code and keep every slope; or `"leaky"`, `"native"`, `"depthwise"`,
             `"multiply"`, `"pair"`, `"split"`. The worst case of what was taken is in the result's `sites`.
         target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`.
+        equalize: Rescale the channels between two layers first, which changes no output, so that int8 keeps more of
+            their slopes and units: what is converted is `equalized(model, calibration)[0]`, and a note in the file lets
+            `verify` compare it with `model`. Default False.
 
     Raises:
         UsageError: an argument that cannot be, a path that cannot be written.
-        ModelError: the model is not built, its input shapes are not known, or a slope is NaN or inf.
+        ModelError: the model is not built, its input shapes are not known, a slope is NaN or inf, or it cannot
+            be equalised as asked.
         CalibrationError: calibration data is missing, empty or constant, has NaN or the wrong shape.
         ExportError: the mode does not have one of the activations; or the converter failed: its own message is in
             `__cause__`, and a layer that needs an op which TFLite does not have is named.
 
     The same model, calibration and versions give the same bytes.
     """
-    spec = Spec(mode, io, batch_size, lowering, target)
+    spec = Spec(mode, io, batch_size, lowering, target, equalize)
     destination = _target(path)
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
@@ -87,9 +92,14 @@ def export(
         samples = calibrate.collect(calibration, inputs, spec.batch_size, calibration_samples)
     count = len(next(iter(samples.values()), ()))
     lowered.check(description.sites, spec.lowering)
-    data = _convert(model, description.sites, inputs, spec, samples)
-    low = lowered.lower(data, description.sites, spec.lowering, spec.target)
-    data, sites, findings = _with_metadata(low, description, spec, count)
+    ready = kept.Prepared(model, description, ())
+    if samples or spec.equalize:
+        ready = kept.prepared(model, description, inputs, samples, spec)
+    data = _convert(ready.model, ready.description.sites, inputs, spec, samples)
+    low = lowered.lower(data, ready.description.sites, spec.lowering, spec.target)
+    data, sites, findings = _with_metadata(low, ready.description, spec, count)
+    data = note.written(data, model, ready.scales)
+    findings = ready.lines + findings
     if samples:
         findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))
     report.files.write(destination, data)

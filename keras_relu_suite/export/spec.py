@@ -28,6 +28,7 @@ class Spec:
         batch_size: The batch that is written into the file. A dynamic one breaks browsers and delegates.
         lowering: `"auto"`, or a key of the table in `lowering` for every rectifier of an integer file.
         target: Where the file is to run, a key of `lowering.ORDERS`.
+        equalize: Whether channels are rescaled first, so that none is too small for its tensor's step.
     """
 
     mode: str
@@ -35,6 +36,7 @@ class Spec:
     batch_size: int = 1
     lowering: str = "auto"
     target: str = "cpu"
+    equalize: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

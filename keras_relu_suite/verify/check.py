@@ -19,6 +19,7 @@ from keras_relu_suite.errors import (
     TFLiteFileError,
     UsageError,
 )
+from keras_relu_suite.export import note
 from keras_relu_suite.export.calibrate import by_name
 from keras_relu_suite.monitor import probe
 from keras_relu_suite.tflite import graph, names, schema, source
@@ -82,6 +83,7 @@ def verify(
     found = graph.sites(file)
     if not found.sites:
         raise TFLiteFileError(f"{label} applies no activation that could be verified ({len(file.ops)} ops)")
+    model = None if model is None else note.applied(file.metadata, model)
     description, ports, arrays = _asked(file, model, data, labels)
     reference, expected = _reference(file, description)
     pairs, findings = match.pair(expected, found.sites, file)

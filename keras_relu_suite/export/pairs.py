@@ -1,0 +1,247 @@
+"""Where channels can be rescaled: two layers with a rectifier between them, and nothing that mixes or shifts channels.
+
+W2·f(W1·x + b1) = (W2·S)·f(S⁻¹·(W1·x + b1)) for every S = diag(s) with s > 0, if f(s·x) = s·f(x) (Nagel et al. 2019,
+eq. 7). Whatever stands between must do the same: pooling, dropout and zero padding do; batch normalisation before f
+does once its gamma and beta are divided by s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_relu_suite import structure
+from keras_relu_suite.describe import Site, describe
+from keras_relu_suite.errors import ModelError
+from keras_relu_suite.structure import Applied
+
+Floats = NDArray[np.float64]
+
+
+def _kinds(*names: str) -> tuple[type, ...]:
+    return tuple(getattr(keras.layers, name) for name in names)
+
+
+DEPTHWISE = _kinds("DepthwiseConv1D", "DepthwiseConv2D")
+TRANSPOSED = _kinds("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+# Exactly these classes: one that is derived from them may do anything in its call().
+KERNELS = (*_kinds("Dense", "Conv1D", "Conv2D", "Conv3D"), *TRANSPOSED, *DEPTHWISE)
+_SILENT = _kinds("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Identity")
+_CHANNELWISE = _SILENT + _kinds(
+    "Flatten", *(f"{kind}{n}D" for n in (1, 2, 3) for kind in (
+        "MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling", "ZeroPadding", "Cropping",
+        "UpSampling",
+    ))
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A site whose channels can be rescaled.
+
+    Args:
+        site: Where the rectifier is applied.
+        first: The layer that makes its channels.
+        second: The layer that reads them.
+        channels: How many there are.
+        norm: The batch normalisation between `first` and the rectifier, if any.
+    """
+
+    site: Site
+    first: Any = field(repr=False)
+    second: Any = field(repr=False)
+    channels: int
+    norm: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A site whose channels cannot be rescaled, and why."""
+
+    site: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.site}: {self.reason}"
+
+
+class _No(Exception):
+    """Why a site has no pair."""
+
+
+def find(model: keras.Model) -> tuple[tuple[Pair, ...], tuple[Skipped, ...]]:
+    """Every site of a Sequential or functional model, nested ones included, as a pair or with the reason why not.
+
+    Raises:
+        ModelError: `model` is neither, or is not built.
+    """
+    if not can_be_read(model):
+        raise ModelError(
+            "Equalisation needs a built Sequential or functional keras model: which layer reads which is not known of "
+            f"any other. Received: {type(model).__name__}"
+        )
+    graphs = list(_graphs(model))
+    pairs, skipped = [], []
+    for site in describe(model).sites:
+        try:
+            pairs.append(_pair(site, graphs))
+        except _No as reason:
+            skipped.append(Skipped(site.name, str(reason)))
+    return tuple(pairs), tuple(skipped)
+
+
+def can_be_read(model: Any) -> bool:
+    """Whether keras knows which layer of `model` reads which."""
+    if isinstance(model, keras.Sequential):
+        return bool(model.built) and getattr(model, "_functional", None) is not None  # keras has no public way
+    return isinstance(model, keras.Model) and getattr(model, "operations", None) is not None
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Who makes and who reads each tensor of one functional model; tensors by id, the model keeps them alive."""
+
+    name: str
+    calls: dict[int, list[Applied]]
+    made: dict[int, Applied]
+    read: dict[int, list[Applied]]
+    ends: set[int]
+
+
+def _graphs(model: Any, seen: set[int] | None = None) -> Iterator[_Graph]:
+    seen = set() if seen is None else seen
+    if id(model) in seen:
+        return
+    seen.add(id(model))
+    graph = getattr(model, "_functional", model)  # keras has no public way
+    found = _Graph(model.name, {}, {}, {}, {id(t) for t in keras.tree.flatten(graph.outputs)})
+    for operation in graph.operations:
+        found.calls[id(operation)] = structure.nodes(graph, operation)
+        for call in found.calls[id(operation)]:
+            found.made.update((id(t), call) for t in keras.tree.flatten(call.outputs))
+            for t in _tensors(call):
+                found.read.setdefault(id(t), []).append(call)
+    yield found
+    for operation in graph.operations:
+        if can_be_read(operation):
+            yield from _graphs(operation, seen)
+
+
+def _tensors(call: Applied) -> list[Any]:
+    return [t for t in keras.tree.flatten((call.args, call.kwargs)) if isinstance(t, keras.KerasTensor)]
+
+
+def _pair(site: Site, graphs: list[_Graph]) -> Pair:
+    if not site.semantics.homogeneous:
+        raise _No(f"{site.semantics.kind} is not positively homogeneous")
+    graph, call = _only_call(site.layer, graphs)
+    if site.channel_axis not in (-1, len(site.output_shape or ()) - 1):
+        raise _No("its channels are not on the last axis")
+    if site.how == "fused":
+        first, norm = site.layer, None
+        if type(first) not in KERNELS:
+            raise _No(f"it is part of {first.name} ({type(first).__name__}), which is no convolution or dense layer")
+    else:
+        first, norm = _upward(call, graph, graphs)
+    channels = int(call.outputs[0].shape[-1])
+    second = _downward(call, graph, graphs, channels)
+    for layer in (first, second):
+        if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
+            raise _No(f"{layer.name} has LoRA or quantised weights")
+    return Pair(site, first, second, channels, norm)
+
+
+def _only_call(layer: Any, graphs: list[_Graph]) -> tuple[_Graph, Applied]:
+    calls = [(graph, call) for graph in graphs for call in graph.calls.get(id(layer), ())]
+    if not calls:
+        raise _No(f"{layer.name} lies inside a layer that is not a functional model")
+    if len(calls) > 1:
+        raise _No(f"{layer.name} is shared by {len(calls)} calls")
+    return calls[0]
+
+
+def _upward(call: Applied, graph: _Graph, graphs: list[_Graph]) -> tuple[Any, Any]:
+    """The layer that makes the channels and the batch normalisation after it."""
+    norm = None
+    while True:
+        tensors = _tensors(call)
+        if len(tensors) != 1:
+            raise _No(f"{call.operation.name} has {len(tensors)} inputs")
+        made = graph.made.get(id(tensors[0]))
+        if made is None or isinstance(made.operation, keras.layers.InputLayer):
+            raise _No(f"it reads an input of {graph.name}")
+        layer = made.operation
+        if len(graph.read[id(tensors[0])]) > 1 or id(tensors[0]) in graph.ends:
+            raise _No(f"the rectifier is not the only one that reads {layer.name}")
+        if type(layer) in KERNELS:
+            _only_call(layer, graphs)
+            if not _linear(layer):
+                raise _No(f"{layer.name} applies another activation before it")
+            _channels_last(layer)
+            return layer, norm
+        if type(layer) is keras.layers.BatchNormalization and norm is None:
+            _only_call(layer, graphs)
+            if layer.axis not in (-1, len(made.output_shape or ()) - 1) or layer.gamma is None:
+                raise _No(f"{layer.name} (BatchNormalization) has no gamma for each channel of the last axis")
+            norm = layer
+        elif type(layer) not in _SILENT:
+            raise _No(f"it reads {layer.name} ({type(layer).__name__}), which is no convolution or dense layer")
+        call = made
+
+
+def _downward(call: Applied, graph: _Graph, graphs: list[_Graph], channels: int) -> Any:
+    """The one layer that reads the channels."""
+    flat = False
+    while True:
+        (tensor,) = keras.tree.flatten(call.outputs)
+        if id(tensor) in graph.ends:
+            raise _No(f"it is an output of {graph.name}")
+        readers = graph.read.get(id(tensor), [])
+        if len(readers) != 1 or len(_tensors(readers[0])) != 1:
+            names = ", ".join(dict.fromkeys(reader.operation.name for reader in readers))
+            raise _No(f"its channels go on to {names or 'nothing'}, not to one layer that reads nothing else")
+        (call,) = readers
+        layer = call.operation
+        if type(layer) in _CHANNELWISE:
+            _channels_last(layer)
+            flat = flat or type(layer) is keras.layers.Flatten
+            continue
+        if type(layer) not in KERNELS:
+            raise _No(f"{layer.name} ({type(layer).__name__}) reads it, which is no convolution or dense layer")
+        _only_call(layer, graphs)
+        _channels_last(layer)
+        if getattr(layer, "groups", 1) != 1:
+            raise _No(f"{layer.name} reads its channels in groups")
+        size = int(tensor.shape[-1])
+        if size != channels and not (flat and size % channels == 0):
+            raise _No(f"{layer.name} reads {size} values, which are not {channels} channels")
+        return layer
+
+
+def _linear(layer: Any) -> bool:
+    activation = getattr(layer, "activation", None)
+    return activation is None or activation is keras.activations.linear
+
+
+def _channels_last(layer: Any) -> None:
+    if getattr(layer, "data_format", None) == "channels_first":
+        raise _No(f"{layer.name} has its channels first")
+
+
+def out_view(layer: Any, kernel: Floats) -> tuple[Floats, int]:
+    """The kernel and the axis of its output channels."""
+    if type(layer) in DEPTHWISE:  # (…, inputs, multiplier): output channel inputs·multiplier + m
+        return kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1]), 1
+    return kernel, kernel.ndim - (2 if type(layer) in TRANSPOSED else 1)
+
+
+def in_view(layer: Any, kernel: Floats, channels: int) -> tuple[Floats, int]:
+    """The kernel and the axis of its input channels; those of a dense layer after Flatten come once per position."""
+    if type(layer) is keras.layers.Dense:
+        return kernel.reshape(-1, channels, kernel.shape[-1]), 1
+    return kernel, kernel.ndim - (1 if type(layer) in TRANSPOSED else 2)
