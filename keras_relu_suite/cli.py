@@ -125,12 +125,21 @@ def diagnose(
 )  # fmt: skip
 @click.option("--calibration-samples", type=int, metavar="N", help="Use at most the first N of them.")
 @click.option("--batch-size", default=1, show_default=True, metavar="N", help="The fixed batch of the file.")
+@click.option(
+    "--lowering", default="auto", show_default=True, metavar="NAME",
+    help="Ops of rectifiers with slopes in int8 and int16x8: auto, leaky, native, depthwise, multiply, pair or split.",
+)  # fmt: skip
+@click.option(
+    "--target", default="cpu", show_default=True, metavar="NAME",
+    help="Where the file is to run: cpu, gpu, micro, ethos-u or any.",
+)  # fmt: skip
+@click.option("--equalize", is_flag=True, help="Rescale channels between layers first, so that int8 keeps more.")
 @click.option("--strict", is_flag=True, help="A note about the file makes the exit code 1.")
 @_JSON
 @_IMPORT
 def export(
     model: Path, path: Path, mode: str, io: str, data: Path | None, calibration_samples: int | None, batch_size: int,
-    strict: bool, as_json: bool, modules: tuple[str, ...],
+    lowering: str, target: str, equalize: bool, strict: bool, as_json: bool, modules: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Write MODEL, a .keras file trained on any backend, as the .tflite file PATH."""
     from keras_relu_suite.export.convert import export as run
@@ -138,7 +147,10 @@ def export(
     _import(modules)
     loaded = _model(model)
     calibration = None if data is None else _data(data)[0]
-    result = run(loaded, path, mode, calibration, io, batch_size, calibration_samples)
+    result = run(
+        loaded, path, mode, calibration, io, batch_size, calibration_samples,
+        lowering=lowering, target=target, equalize=equalize,
+    )  # fmt: skip
     _print(result, as_json)
     return 0 if result or not strict else 1
 
