@@ -38,8 +38,8 @@ def before(spec: Spec, sites: Sequence[Site]) -> None:
         if spec.mode == "int16x8" and (function.kind in NO_INT16 or _steps(function)):
             what = function.kind if function.kind in NO_INT16 else "a ReLU with a threshold"
             raise ExportError(
-                f"{site.name}: {what} cannot be had in int16x8: the converter has no int16 form of it. Use mode='int8' "
-                "or 'float16', or other activations (krs.swap_activations). Received: mode='int16x8'"
+                f"{site.name}: {what} cannot be had in int16x8: the converter has no int16 form of it. Use "
+                "mode='int8' or 'float16', or other activations (krs.swap_activations). Received: mode='int16x8'"
             )
 
 
