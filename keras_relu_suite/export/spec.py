@@ -45,7 +45,7 @@ class Spec:
                 raise UsageError(
                     f"Unknown {what}. Expected one of: {', '.join(known)}. Received: {what}={getattr(self, what)!r}"
                 )
-        if self.lowering != "auto" and self.mode == "float32":
+        if self.lowering != "auto" and not self.mode.startswith("int"):
             raise UsageError(f"A lowering can be chosen in integer modes. Received: mode={self.mode!r}, "
                              f"lowering={self.lowering!r}")  # fmt: skip
 
