@@ -99,7 +99,8 @@ def _graph(model: Any) -> Any:
 def _run(graph: Any, values: list[Value], prefix: str, steps: list[Step]) -> list[Value]:
     def taken(operation: Any) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            given = keras.tree.flatten((args, [v for v in kwargs.values() if v is not None]))
+            settings = ("training", "mask")  # of the call, not tensors of the model
+            given = keras.tree.flatten((args, [v for k, v in kwargs.items() if k not in settings]))
             name = prefix + operation.name
             inner = _graph(operation)
             if inner is not None:

@@ -17,7 +17,7 @@ from keras_relu_suite.semantics import Semantics
 
 QuantizeConfig = tfmot.quantization.keras.QuantizeConfig
 Quantizer = tfmot.quantization.keras.quantizers.Quantizer
-KEEP = 0.99  # of the range, when it has seen many batches
+KEEP = 0.99  # of the range per step, so that it follows weights that shrink
 
 
 def chosen(training: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
@@ -28,9 +28,10 @@ def chosen(training: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
 
 
 class Range(Quantizer):  # type: ignore[misc]  # tfmot ships no types
-    """Fake quantisation to 8 bits over the mean range of the batches seen so far, from 100 on a moving one.
+    """Fake quantisation to 8 bits over the widest range of the batches seen, which shrinks by 1 % a step.
 
-    tfmot's own starts at [−6, 6] and moves by a thousandth per step, which takes thousands of steps to find a range.
+    tfmot's own starts at [−6, 6] and moves by a thousandth per step towards the mean, so that it takes thousands of
+    steps to find a range, and then clips the extremes.
     """
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
@@ -41,15 +42,18 @@ class Range(Quantizer):  # type: ignore[misc]  # tfmot ships no types
         }
 
     def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
-        low, high = weights["min"], weights["max"]
-        if training:
-            seen = weights["seen"]
-            keep = tf.minimum(seen / (seen + 1.0), KEEP)
-            low = low.assign(keep * low + (1 - keep) * tf.minimum(tf.reduce_min(inputs), 0.0))
-            high = high.assign(keep * high + (1 - keep) * tf.maximum(tf.reduce_max(inputs), 0.0))
-            with tf.control_dependencies([low, high]):
-                seen.assign_add(1.0)
+        low, high = self.ends(inputs, training, weights)
         return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high, num_bits=8, narrow_range=False)
+
+    def ends(self, inputs: Any, training: Any, weights: Any) -> tuple[Any, Any]:
+        """The range, in training with this batch in it."""
+        low, high = weights["min"], weights["max"]
+        if not training:
+            return tf.identity(low), tf.identity(high)
+        weights["seen"].assign_add(1.0)
+        return low.assign(tf.minimum(KEEP * low, tf.reduce_min(inputs))), high.assign(
+            tf.maximum(KEEP * high, tf.reduce_max(inputs))
+        )
 
     def get_config(self) -> dict[str, Any]:
         """It has no settings."""
@@ -120,9 +124,18 @@ class Config(QuantizeConfig):  # type: ignore[misc]
         return {"weights": [name for name, _ in self.weights], "output": self.output}
 
 
+class Wrapped(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignore[misc]
+    """tfmot's wrapper, which would train the quantised weights of a frozen layer all the same."""
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """None of a frozen layer."""
+        return list(super().trainable_weights) if self.layer.trainable else []
+
+
 def wrapped(layer: Any, weights: Sequence[tuple[str, Any]], output: bool) -> Any:
     """The layer inside tfmot's wrapper, under its own name."""
-    return tfmot.quantization.keras.QuantizeWrapperV2(layer, Config(weights, output), name_prefix="", name=layer.name)
+    return Wrapped(layer, Config(weights, output), name_prefix="", name=layer.name)
 
 
 class Observed(tf_keras.layers.Layer):  # type: ignore[misc]  # tf_keras ships no types
@@ -143,7 +156,8 @@ class Observed(tf_keras.layers.Layer):  # type: ignore[misc]  # tf_keras ships n
 
 
 class Rectifier(tf_keras.layers.Layer):  # type: ignore[misc]
-    """A rectifier by its Semantics, in ops that TFLite has in integers, quantised in between where there are several.
+    """A rectifier by its Semantics, in ops that TFLite has in integers. Where there are several, the ranges in between
+    follow from the input's range, not from data: no code of the input makes one of them saturate.
 
     Args:
         semantics: The function.
@@ -156,35 +170,30 @@ class Rectifier(tf_keras.layers.Layer):  # type: ignore[misc]
         self.semantics = semantics
         self.slopes = slopes
         self.scope = scope
-        self._ranges: dict[str, Any] = {}
 
     def build(self, input_shape: Any) -> None:
         """The slopes, and the ranges of what lies in between."""
         for key, value in self.slopes.items():
             initial = tf_keras.initializers.Constant(np.asarray(value))
             setattr(self, key, self.add_weight(name=key, shape=np.shape(value), initializer=initial))
-        for key in _BETWEEN.get(_form(self.semantics), ()):
-            self._ranges[key] = Range().build(input_shape, key, self)
+        if _form(self.semantics) in _INNER:
+            self.range_weights = Range().build(input_shape, "inner", self)
         super().build(input_shape)
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """f(x)."""
-
-        def quantised(key: str, x: Any, *others: Any) -> Any:
-            """x over the range of that name, or over that of x and the others together."""
-            weights, ranges = self._ranges[key], Range()
-            if not others:
-                return chosen(training, lambda: ranges(x, True, weights), lambda: ranges(x, False, weights))
-            together = tf.concat([tf.reshape(t, [-1]) for t in (x, *others)], 0)
-
-            def both() -> tuple[Any, ...]:
-                with tf.control_dependencies([ranges(together, True, weights)]):
-                    return tuple(ranges(t, False, weights) for t in (x, *others))
-
-            return chosen(training, both, lambda: tuple(ranges(t, False, weights) for t in (x, *others)))
-
+        form = _form(self.semantics)
         with tf.name_scope(self.scope + "/"):
-            return _FORMULAS[_form(self.semantics)](self, inputs, quantised)
+            if form not in _INNER:
+                return _FORMULAS[form](self, inputs)
+            low, high = chosen(
+                training,
+                lambda: Range().ends(inputs, True, self.range_weights),
+                lambda: Range().ends(inputs, False, self.range_weights),
+            )
+            # Half a step more: the quantiser before this layer moved its own ends so that 0 has a code.
+            slack = (high - low) / 255.0
+            return _INNER[form](self, inputs, low - slack, high + slack)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The input's."""
@@ -198,9 +207,9 @@ def _form(f: Semantics) -> str:
     if f.kind in ("prelu", "two_sided_prelu", "leaky_relu"):
         return f.kind
     threshold, top, slope = parameters(f)
-    if threshold:
+    if threshold or slope:
         return "thresholded"
-    return "relu" if top in (None, 6.0) and not slope else "clipped"
+    return "relu" if top in (None, 6.0) else "clipped"
 
 
 def parameters(f: Semantics) -> tuple[float, float | None, float]:
@@ -209,52 +218,58 @@ def parameters(f: Semantics) -> tuple[float, float | None, float]:
     return f.knots[0], top, float(f.slopes[0])
 
 
-def _relu(layer: Rectifier, x: Any, quantised: Any) -> Any:
+def _relu(layer: Rectifier, x: Any) -> Any:
     return tf.nn.relu6(x) if parameters(layer.semantics)[1] == 6 else tf.nn.relu(x)
 
 
-def _leaky(layer: Rectifier, x: Any, quantised: Any) -> Any:
-    return tf.nn.leaky_relu(x, float(layer.semantics.slopes[0]))
+def _prelu(layer: Rectifier, x: Any) -> Any:
+    return tf.nn.relu(x) + -layer.alpha * tf.nn.relu(-x)
 
 
-def _clipped(layer: Rectifier, x: Any, quantised: Any) -> Any:
-    _, top, slope = parameters(layer.semantics)
-    y = tf.nn.leaky_relu(x, slope) if slope else tf.nn.relu(x)
-    return y if top is None else tf.minimum(quantised("leaky", y), top)
+_FORMULAS: dict[str, Callable[[Rectifier, Any], Any]] = {
+    "relu": _relu, "prelu": _prelu, "elu": lambda layer, x: tf.nn.elu(x),
+    "leaky_relu": lambda layer, x: tf.nn.leaky_relu(x, float(layer.semantics.slopes[0])),
+    "clipped": lambda layer, x: tf.nn.relu(tf.minimum(x, parameters(layer.semantics)[1])),
+}  # fmt: skip
 
 
-def _thresholded(layer: Rectifier, x: Any, quantised: Any) -> Any:
+def _over(x: Any, low: Any, high: Any) -> Any:
+    """x, fake-quantised over a range, which 0 belongs to."""
+    return tf.quantization.fake_quant_with_min_max_vars(x, tf.minimum(low, 0.0), tf.maximum(high, 0.0))
+
+
+def _times(slope: Any, x: Any, top: Any) -> Any:
+    """slope·x for x in [0, top]."""
+    return _over(slope * x, tf.reduce_min(slope) * top, tf.reduce_max(slope) * top)
+
+
+def _two_sided(layer: Rectifier, x: Any, low: Any, high: Any) -> Any:
+    on = _times(layer.positive, _over(tf.nn.relu(x), 0.0, high), high)
+    below = _over(tf.nn.relu(_over(x * -1.0, -high, -low)), 0.0, -low)  # a MUL: NEG has no integer kernel
+    return on + _times(-layer.negative, below, -low)
+
+
+def _thresholded(layer: Rectifier, x: Any, low: Any, high: Any) -> Any:
+    """x·[x > t] cut off at the top, minus slope·relu(t − x)."""
     threshold, top, slope = parameters(layer.semantics)
-    on = tf.where(x > threshold, x, tf.zeros_like(x))
+    on = tf.where(x > threshold, x, tf.zeros_like(x)) if threshold else tf.nn.relu(x)
     if top is not None:
         on = tf.minimum(on, top)
     if not slope:
         return on
-    off = quantised("off", tf.nn.relu(quantised("shifted", threshold - x)))
-    return quantised("on", on) - quantised("scaled", slope * off)
+    shifted = threshold - x if threshold else x * -1.0
+    off = _over(tf.nn.relu(_over(shifted, threshold - high, threshold - low)), 0.0, threshold - low)
+    on = _over(on, min(threshold, 0.0), high if top is None else top)
+    return on - _times(tf.constant(slope), off, threshold - low)
 
 
-def _prelu(layer: Rectifier, x: Any, quantised: Any) -> Any:
-    return tf.nn.relu(x) + -layer.alpha * tf.nn.relu(-x)
+def _scaled_elu(layer: Rectifier, x: Any, low: Any, high: Any) -> Any:
+    """relu(x) − a·relu(−elu(x))."""
+    elu = _over(tf.nn.elu(x), -1.0, high)
+    below = _over(tf.nn.relu(_over(elu * -1.0, -high, 1.0)), 0.0, 1.0)
+    return _over(tf.nn.relu(x), 0.0, high) - _times(tf.constant(layer.semantics.parameters["alpha"]), below, 1.0)
 
 
-def _two_sided(layer: Rectifier, x: Any, quantised: Any) -> Any:
-    on = quantised("on", layer.positive * quantised("relu", tf.nn.relu(x)))
-    below = quantised("below", tf.nn.relu(quantised("minus", -x)))
-    return on + quantised("off", -layer.negative * below)
-
-
-def _scaled_elu(layer: Rectifier, x: Any, quantised: Any) -> Any:
-    elu = tf.nn.elu(x)
-    off, on = quantised("both", layer.semantics.parameters["alpha"] * elu, elu)
-    return tf.where(x > 0, on, off)
-
-
-_FORMULAS: dict[str, Callable[[Rectifier, Any, Any], Any]] = {
-    "relu": _relu, "leaky_relu": _leaky, "clipped": _clipped, "thresholded": _thresholded, "prelu": _prelu,
-    "two_sided_prelu": _two_sided, "elu": lambda layer, x, quantised: tf.nn.elu(x), "scaled elu": _scaled_elu,
-}  # fmt: skip
-_BETWEEN = {
-    "clipped": ("leaky",), "thresholded": ("on", "off", "shifted", "scaled"), "scaled elu": ("both",),
-    "two_sided_prelu": ("on", "off", "relu", "below", "minus"),
+_INNER: dict[str, Callable[[Rectifier, Any, Any, Any], Any]] = {
+    "two_sided_prelu": _two_sided, "thresholded": _thresholded, "scaled elu": _scaled_elu,
 }  # fmt: skip

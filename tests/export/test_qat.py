@@ -35,7 +35,6 @@ ACTIVATIONS = {
     "all_three": lambda: K.ReLU(max_value=2.0, negative_slope=0.25, threshold=0.5),
     "leaky": lambda: K.LeakyReLU(0.1),
     "leaky_above_one": lambda: K.LeakyReLU(1.5),
-    "leaky_below_zero": lambda: K.LeakyReLU(-0.2),
     "elu": lambda: K.ELU(1.0),
     "half_elu": lambda: K.ELU(0.5),
     "spatial": lambda: PReLU(between(-1.2, 1.0)),
@@ -119,8 +118,11 @@ def test_every_rectifier_is_trained_and_exported_in_integers(tmp_path, activatio
     assert [s.name for s in check.sites] == ["act"], check.summary()
     assert check.errors == (), check.summary()
     answers, lsb = run(tmp_path / "m.tflite", IMAGES[:16])
-    # The network in training rounds where the file does; the file's requantisations add at most a code here and there.
-    assert np.abs(answers - qat.predict(IMAGES[:16], verbose=0)).max() <= 3 * lsb
+    # The network in training rounds where the file does. Integer kernels may be a code off at the input of the last
+    # layer, and that layer at its output.
+    last = next(op for op in file.ops if op.name == "FULLY_CONNECTED" and op.outputs[0] == file.ops[-1].inputs[0])
+    carried = np.abs(file.constant(last.inputs[1])).sum(-1).max() * file.tensors[last.inputs[0]].scale[0]
+    assert np.abs(answers - qat.predict(IMAGES[:16], verbose=0)).max() <= (carried + lsb) * (1 + 1e-5)  # float32
 
 
 # Slopes encoded = slopes trained.
