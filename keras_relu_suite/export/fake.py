@@ -208,7 +208,7 @@ def _form(f: Semantics) -> str:
         return f.kind
     threshold, top, slope = parameters(f)
     if threshold or slope:
-        return "thresholded"
+        return "thresholded" if threshold else "sloped"
     return "relu" if top in (None, 6.0) else "clipped"
 
 
@@ -238,27 +238,40 @@ def _over(x: Any, low: Any, high: Any) -> Any:
     return tf.quantization.fake_quant_with_min_max_vars(x, tf.minimum(low, 0.0), tf.maximum(high, 0.0))
 
 
-def _times(slope: Any, x: Any, top: Any) -> Any:
-    """slope·x for x in [0, top]."""
-    return _over(slope * x, tf.reduce_min(slope) * top, tf.reduce_max(slope) * top)
+def _times(slope: Any, x: Any, end: Any) -> Any:
+    """slope·x for x between 0 and `end`, on either side."""
+    ends = tf.reduce_min(slope) * end, tf.reduce_max(slope) * end
+    return _over(slope * x, tf.minimum(*ends), tf.maximum(*ends))
+
+
+def _positive(x: Any) -> Any:
+    """relu(x) as a MAXIMUM on the codes of x. Not with 0: of that the converter makes a RELU, which it fuses into a dense
+    layer before it, and that runs twice. The number has the code of 0."""
+    return tf.maximum(x, 1e-30)
 
 
 def _two_sided(layer: Rectifier, x: Any, low: Any, high: Any) -> Any:
-    on = _times(layer.positive, _over(tf.nn.relu(x), 0.0, high), high)
-    below = _over(tf.nn.relu(_over(x * -1.0, -high, -low)), 0.0, -low)  # a MUL: NEG has no integer kernel
-    return on + _times(-layer.negative, below, -low)
+    """positive·relu(x) + negative·min(x, 0); the leaky ReLU keeps RELU out of a dense layer before it."""
+    on = _over(tf.nn.relu(_over(tf.nn.leaky_relu(x, 0.5), low / 2, high)), 0.0, high)
+    return _times(layer.positive, on, high) + _times(layer.negative, tf.minimum(x, 0.0), low)
+
+
+def _sloped(layer: Rectifier, x: Any, low: Any, high: Any) -> Any:
+    """min(relu(x), top) + slope·min(x, 0)."""
+    _, top, slope = parameters(layer.semantics)
+    on = _over(tf.minimum(_positive(x), top), 0.0, top)
+    return on + _times(tf.constant(slope), tf.minimum(x, 0.0), low)
 
 
 def _thresholded(layer: Rectifier, x: Any, low: Any, high: Any) -> Any:
     """x·[x > t] cut off at the top, minus slope·relu(t − x)."""
     threshold, top, slope = parameters(layer.semantics)
-    on = tf.where(x > threshold, x, tf.zeros_like(x)) if threshold else tf.nn.relu(x)
+    on = tf.where(x > threshold, x, tf.zeros_like(x))
     if top is not None:
         on = tf.minimum(on, top)
     if not slope:
         return on
-    shifted = threshold - x if threshold else x * -1.0
-    off = _over(tf.nn.relu(_over(shifted, threshold - high, threshold - low)), 0.0, threshold - low)
+    off = _over(tf.nn.relu(_over(threshold - x, threshold - high, threshold - low)), 0.0, threshold - low)
     on = _over(on, min(threshold, 0.0), high if top is None else top)
     return on - _times(tf.constant(slope), off, threshold - low)
 
@@ -267,9 +280,9 @@ def _scaled_elu(layer: Rectifier, x: Any, low: Any, high: Any) -> Any:
     """relu(x) − a·relu(−elu(x))."""
     elu = _over(tf.nn.elu(x), -1.0, high)
     below = _over(tf.nn.relu(_over(elu * -1.0, -high, 1.0)), 0.0, 1.0)
-    return _over(tf.nn.relu(x), 0.0, high) - _times(tf.constant(layer.semantics.parameters["alpha"]), below, 1.0)
+    return _over(_positive(x), 0.0, high) - _times(tf.constant(layer.semantics.parameters["alpha"]), below, 1.0)
 
 
 _INNER: dict[str, Callable[[Rectifier, Any, Any, Any], Any]] = {
-    "two_sided_prelu": _two_sided, "thresholded": _thresholded, "scaled elu": _scaled_elu,
+    "two_sided_prelu": _two_sided, "sloped": _sloped, "thresholded": _thresholded, "scaled elu": _scaled_elu,
 }  # fmt: skip
