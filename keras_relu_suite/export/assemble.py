@@ -209,7 +209,7 @@ def translated(value: Any) -> Any:
     return kind(**{k: v for k, v in config.items() if k not in ("dtype", "kwargs", "args")})
 
 
-class Shown(tf_keras.callbacks.Callback):  # type: ignore[misc]  # tf_keras ships no types
+class Shown(tf_keras.callbacks.Callback):
     """A callback of Keras 3 that reads only weights, shown a Keras 3 copy of the network.
 
     Args:

@@ -6,7 +6,7 @@ weights or moves values, or an activation as its Semantics; whatever is neither 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,12 +176,12 @@ def _append(steps: list[Step], step: Step) -> Value:
 
 def _unknown(name: str, what: str) -> ModelError:
     return ModelError(
-        f"Layer {name!r} ({what}) cannot be carried to quantisation-aware training. It takes {', '.join(sorted(LAYERS))}"
-        f", Softmax, and the activations {', '.join(sorted(RECTIFIERS | FIXED))}"
+        f"Layer {name!r} ({what}) cannot be carried to quantisation-aware training. It takes "
+        f"{', '.join(sorted(LAYERS))}, Softmax, and the activations {', '.join(sorted(RECTIFIERS | FIXED))}"
     )
 
 
-def config(step: Step, accepted: Sequence[str]) -> dict[str, Any]:
+def config(step: Step, accepted: Container[str]) -> dict[str, Any]:
     """The arguments of the layer of the same name elsewhere: those that it takes, without what the weights replace.
 
     Raises:

@@ -130,8 +130,8 @@ def with_slopes(data: bytes, wanted: Mapping[int, Codes]) -> bytes:
         tensor = file.tensors[index]
         if tensor.dtype != "int8" or tensor.data is None or tensor.data.size != trained.code.size:
             raise ExportError(
-                f"Tensor {index} ({tensor.name}) cannot hold the {trained.code.size} slopes trained with: expected int8 "
-                f"constants of that number. Received: dtype={tensor.dtype}, shape={tensor.shape}"
+                f"Tensor {index} ({tensor.name}) cannot hold the {trained.code.size} slopes trained with: expected "
+                f"int8 constants of that number. Received: dtype={tensor.dtype}, shape={tensor.shape}"
             )
         _write(model, model.subgraphs[file.subgraph].tensors[index], trained)
     return schema.write(model)

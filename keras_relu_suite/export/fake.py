@@ -15,8 +15,6 @@ import tf_keras
 
 from keras_relu_suite.semantics import Semantics
 
-QuantizeConfig = tfmot.quantization.keras.QuantizeConfig
-Quantizer = tfmot.quantization.keras.quantizers.Quantizer
 KEEP = 0.99  # of the range per step, so that it follows weights that shrink
 
 
@@ -27,7 +25,7 @@ def chosen(training: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return tf.cond(tf.cast(training, tf.bool), yes, no)
 
 
-class Range(Quantizer):  # type: ignore[misc]  # tfmot ships no types
+class Range(tfmot.quantization.keras.quantizers.Quantizer):
     """Fake quantisation to 8 bits over the widest range of the batches seen, which shrinks by 1 % a step.
 
     tfmot's own starts at [−6, 6] and moves by a thousandth per step towards the mean, so that it takes thousands of
@@ -60,7 +58,7 @@ class Range(Quantizer):  # type: ignore[misc]  # tfmot ships no types
         return {}
 
 
-class Slope(Quantizer):  # type: ignore[misc]
+class Slope(tfmot.quantization.keras.quantizers.Quantizer):
     """slope = scale·code with code = round(slope/scale) in ±127, so that a file can hold what was trained with.
 
     In training scale is max|slope|/127 and is kept; the gradient goes through as if nothing were rounded. No fake-quant
@@ -92,7 +90,7 @@ def kernel(per_channel: bool) -> Any:
     )
 
 
-class Config(QuantizeConfig):  # type: ignore[misc]
+class Config(tfmot.quantization.keras.QuantizeConfig):
     """Which attributes of a layer are quantised, each by what, and whether its output is."""
 
     def __init__(self, weights: Sequence[tuple[str, Any]], output: bool) -> None:
@@ -124,7 +122,7 @@ class Config(QuantizeConfig):  # type: ignore[misc]
         return {"weights": [name for name, _ in self.weights], "output": self.output}
 
 
-class Wrapped(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignore[misc]
+class Wrapped(tfmot.quantization.keras.QuantizeWrapperV2):
     """tfmot's wrapper, which would train the quantised weights of a frozen layer all the same."""
 
     @property
@@ -138,7 +136,7 @@ def wrapped(layer: Any, weights: Sequence[tuple[str, Any]], output: bool) -> Any
     return Wrapped(layer, Config(weights, output), name_prefix="", name=layer.name)
 
 
-class Observed(tf_keras.layers.Layer):  # type: ignore[misc]  # tf_keras ships no types
+class Observed(tf_keras.layers.Layer):
     """Its input, fake-quantised over its range."""
 
     def build(self, input_shape: Any) -> None:
@@ -155,7 +153,7 @@ class Observed(tf_keras.layers.Layer):  # type: ignore[misc]  # tf_keras ships n
         )
 
 
-class Rectifier(tf_keras.layers.Layer):  # type: ignore[misc]
+class Rectifier(tf_keras.layers.Layer):
     """A rectifier by its Semantics, in ops that TFLite has in integers. Where there are several, the ranges in between
     follow from the input's range, not from data: no code of the input makes one of them saturate.
 
@@ -245,8 +243,8 @@ def _times(slope: Any, x: Any, end: Any) -> Any:
 
 
 def _positive(x: Any) -> Any:
-    """relu(x) as a MAXIMUM on the codes of x. Not with 0: of that the converter makes a RELU, which it fuses into a dense
-    layer before it, and that runs twice. The number has the code of 0."""
+    """relu(x) as a MAXIMUM on the codes of x. Not with 0: of that the converter makes a RELU, which it fuses into a
+    dense layer before it, and that runs twice. The number has the code of 0."""
     return tf.maximum(x, 1e-30)
 
 

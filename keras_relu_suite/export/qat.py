@@ -93,7 +93,7 @@ class QATModel:
         state = f"trained on {batches} batches" if batches else "not trained yet"
         return f"<QATModel of {self._model.name!r}: {len(self._weights)} weights, {state}>"
 
-    def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
+    def compile(self, optimizer: Any = "adam", loss: Any = None, *, metrics: Any = None, **kwargs: Any) -> None:
         """Set the optimizer, the loss and the metrics: names, objects of tf_keras, or objects of keras, which are
         made anew as those of the same name in tf_keras."""
         optimizer, loss, metrics = (self._assemble.translated(given) for given in (optimizer, loss, metrics))
@@ -186,8 +186,8 @@ class QATModel:
             if not places:
                 lowering = by_site[site].lowering if site in by_site else None
                 raise ExportError(
-                    f"{site}: the converter left no place for its trained slopes: expected a PRELU, or a MUL by each of "
-                    f"them. Received: {lowering}"
+                    f"{site}: the converter left no place for its trained slopes: expected a PRELU, or a MUL by each "
+                    f"of them. Received: {lowering}"
                 )
             found |= places
         return found
