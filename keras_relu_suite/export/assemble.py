@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tf_keras
 
-from keras_relu_suite.errors import ModelError
+from keras_relu_suite.errors import ModelError, UsageError
 from keras_relu_suite.export import carry, codes, fake
 from keras_relu_suite.export.carry import Plan, Step, Value
 from keras_relu_suite.tflite import names
@@ -189,24 +189,34 @@ def _is_object(value: Any) -> bool:
 
 
 def translated(value: Any) -> Any:
-    """An object of keras as that of the same name in tf_keras; anything else as it is.
+    """An object of keras (an optimizer, a loss, a schedule …) as that of the same name in tf_keras; anything else as it
+    is.
 
     Raises:
-        ModelError: tf_keras has none of that name, or it takes other arguments.
+        UsageError: tf_keras has none of that name, or lacks an argument that is in use.
     """
     if isinstance(value, (list, tuple)):
         return [translated(v) for v in value]
     if isinstance(value, dict):
         return {key: translated(v) for key, v in value.items()}
-    module = type(value).__module__
+    module, name = type(value).__module__, type(value).__name__
     if not module.startswith("keras.src.") or not hasattr(value, "get_config"):
         return value
-    kind = getattr(getattr(tf_keras, module.split(".")[2], None), type(value).__name__, None)
+    place = getattr(tf_keras, module.split(".")[2], None)
+    kind = getattr(place, name, None) or getattr(getattr(place, "schedules", None), name, None)
     if kind is None:
-        raise ModelError(f"tf_keras has no {type(value).__name__}; use its name or an object of tf_keras")
+        raise UsageError(f"tf_keras has no {name}: use an object of tf_keras. Received: {value!r}")
     accepted = {key for base in kind.__mro__ for key in inspect.signature(base.__init__).parameters} - {"self"}
-    config = {k: translated(v) for k, v in value.get_config().items() if k in accepted and not _is_object(v)}
-    return kind(**{k: v for k, v in config.items() if k not in ("dtype", "kwargs", "args")})
+    own = {key: v for key, v in value.get_config().items() if key != "dtype"}
+    lost = {key: v for key, v in own.items() if key not in accepted and v not in (None, False)}
+    if lost:
+        raise UsageError(f"{name} of tf_keras has no argument {', '.join(lost)}: leave it out. Received: {lost}")
+    own = {**getattr(value, "_fn_kwargs", {}), **own}  # a Huber loss, say, leaves its delta out of its configuration
+    return kind(**{key: translated(_object(v)) for key, v in own.items() if key in accepted})
+
+
+def _object(value: Any) -> Any:
+    return keras.saving.deserialize_keras_object(value) if _is_object(value) else value
 
 
 class Shown(tf_keras.callbacks.Callback):

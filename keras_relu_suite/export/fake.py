@@ -178,6 +178,7 @@ class Rectifier(tf_keras.layers.Layer):
             self.range_weights = Range().build(input_shape, "inner", self)
         super().build(input_shape)
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # it cannot read this and would warn
     def call(self, inputs: Any, training: Any = None) -> Any:
         """f(x)."""
         form = _form(self.semantics)
