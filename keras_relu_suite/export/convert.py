@@ -76,6 +76,10 @@ def export(
     """
     spec = Spec(mode, io, batch_size, lowering, target, equalize)
     destination = _target(path)
+    if hasattr(model, "to_int8"):  # what quantization_aware() gives
+        data, sites, findings = model.to_int8(spec, calibration)
+        report.files.write(destination, data)
+        return Exported(destination, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings)
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
             "Export runs on the TensorFlow backend. Save the model as .keras and run `krs export` on it in a process "
