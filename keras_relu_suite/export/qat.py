@@ -16,7 +16,7 @@ import keras
 
 from keras_relu_suite.describe import Description, describe
 from keras_relu_suite.errors import ExportError, MissingPackageError, ModelError, UsageError, one_line
-from keras_relu_suite.export import carry, codes, convert
+from keras_relu_suite.export import carry, codes, convert, signature
 from keras_relu_suite.export.spec import Spec
 from keras_relu_suite.tflite import graph, names, schema
 from keras_relu_suite.tflite.align import Expected, align
@@ -50,7 +50,7 @@ def quantization_aware(model: keras.Model) -> QATModel:
             f"Received: backend={keras.backend.backend()!r}"
         )
     plan = carry.plan(model)
-    for name, shape, dtype in convert.model_inputs(model):
+    for name, shape, dtype in signature.model_inputs(model):
         if not dtype.startswith("float"):
             raise ModelError(
                 f"Quantisation-aware training takes float inputs. Received: input {name!r} with dtype={dtype}, "
@@ -195,10 +195,10 @@ class QATModel:
     def _converted(self, spec: Spec) -> bytes:
         import tensorflow as tf
 
-        inputs = convert.model_inputs(self._model)
+        inputs = signature.model_inputs(self._model)
         keys = [names.argument(name) for name, _, _ in inputs]
-        outputs = [names.argument(name) for name in convert.output_names(self._model)]
-        signature = [
+        outputs = [names.argument(name) for name in signature.output_names(self._model)]
+        specs = [
             tf.TensorSpec((spec.batch_size, *shape[1:]), tf.float32, name=key)
             for key, (_, shape, _) in zip(keys, inputs, strict=True)
         ]
@@ -209,7 +209,7 @@ class QATModel:
 
         module = tf.Module()
         module.tracked = self._net.variables
-        module.serve = tf.function(answer, input_signature=signature, autograph=False)
+        module.serve = tf.function(answer, input_signature=specs, autograph=False)
         with tempfile.TemporaryDirectory() as folder, convert._quiet():
             try:
                 concrete = module.serve.get_concrete_function()
