@@ -48,6 +48,20 @@ def looped(model: keras.Model) -> dict[int, keras.layers.TimeDistributed]:
     return {id(inner): loop for loop in loops for inner in loop._flatten_layers(include_self=False)}
 
 
+def trace() -> Any:
+    """What is being traced: JAX' transformation or TensorFlow's graph; None where everything runs as it stands."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from jax.extend.core import get_opaque_trace_state
+
+        return get_opaque_trace_state()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    return None
+
+
 def train_functions(model: keras.Model, n: int) -> list[Callable[..., Any]]:
     """n train functions of `model`, each compiled by itself. The last one stays the model's."""
     own, step, found = vars(model).get("train_step"), model.train_step, []

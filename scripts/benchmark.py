@@ -28,6 +28,7 @@ AREAS: dict[str, str] = {
     "fuzz": "benchmarks.fuzz:run",
     "monitor": "benchmarks.monitor:run",
     "prelu": "benchmarks.prelu:run",
+    "verify": "benchmarks.verify:run",
     "wht": "benchmarks.wht:run",
 }
 

@@ -134,11 +134,13 @@ class WindowRecord:
     def found(self) -> str:
         """`summary` without the epoch."""
         able = sum(site.units for site in self.rectifiers if site.can_die)
-        parts = [f"{self.dead} of {self.units} units dead"]
+        evidence = {_evidence(site) for site in self.sites if site.dead}
+        once = f" ({evidence.pop()})" if len(evidence) == 1 else ""
+        parts = [f"{self.dead} of {self.units} units dead{once}"]
         if able < self.units:
             parts.append(f"{self.units - able} have no flat piece and cannot die")
         for site in self.sites:
-            parts += [f"{site.name}: {text}" for text in findings(site)]
+            parts += [f"{site.name}: {text}" for text in findings(site, evidence=not once)]
         counts = {
             label: sum(len(getattr(site, key) or ()) for site in self.sites)
             for label, key in (("rare", "rare"), ("dying", "dying"), ("dormant", "dormant"),
@@ -165,16 +167,13 @@ class WindowRecord:
         }
 
 
-def findings(site: SiteRecord) -> list[str]:
-    """What is exact about a site, in words."""
+def findings(site: SiteRecord, evidence: bool) -> list[str]:
+    """What is exact about a site, in words, with or without the evidence for units that are dead."""
     found = [] if site.seen else ["not called, so nothing is known"]
     for value in sorted(set(site.dead.values())):
         dead = [unit for unit, at in site.dead.items() if at == value]
         born = " since before the first update" if set(dead) <= set(site.born_dead) else ""
-        found.append(
-            f"{units(dead)} dead at {value:g}{born} (never fired in {site.samples} samples: rate below "
-            f"{site.bound:.2g} with 95 % confidence)"
-        )
+        found.append(f"{units(dead)} dead at {value:g}{born}" + (f" ({_evidence(site)})" if evidence else ""))
     if site.stuck:
         found.append(f"{units(site.stuck)} stuck between two flat values")
     if site.not_a_number:
@@ -182,6 +181,10 @@ def findings(site: SiteRecord) -> list[str]:
     if site.underflowed:
         found.append(f"{units(site.underflowed)} may have underflowed in float16, not called dead")
     return found
+
+
+def _evidence(site: SiteRecord) -> str:
+    return f"never fired in {site.samples} samples: rate below {site.bound:.2g} with 95 % confidence"
 
 
 def units(which: Any, most: int = 12) -> str:

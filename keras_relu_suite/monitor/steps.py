@@ -12,9 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
 from keras_relu_suite import structure
 from keras_relu_suite.errors import one_line
@@ -22,6 +20,7 @@ from keras_relu_suite.monitor import probe
 from keras_relu_suite.monitor.counter import Seen, Tally, count, together, variable
 from keras_relu_suite.monitor.coverage import Coverage, units_of, weights_of
 from keras_relu_suite.monitor.gradients import Gradients
+from keras_relu_suite.monitor.held import Held
 from keras_relu_suite.ops import Tensor
 
 STEP, SAMPLES, POISONED = range(3)
@@ -68,17 +67,13 @@ class Steps:
         for i, call in enumerate(coverage.calls):
             self._of_site.setdefault(call.site, []).append(i)
         self.decided: bool | None = None
-        # TensorFlow has a batch of a dense layer read on the way back: on the way forward it would stand in the way of
-        # the next layer (which costs five times as much), while a batch of a convolution leaves the cache meanwhile.
+        # TensorFlow reads a batch of a dense layer on the way back: on the way forward it would stand in the next
+        # layer's way (which costs five times as much), while a batch of a convolution leaves the cache meanwhile.
         self._defers = keras.backend.backend() == "tensorflow" and step == "train_step" and not replicated
-        self.weights = weights_of(coverage.calls)
-        self._collect = self._compiled() if keras.backend.backend() == "tensorflow" and not replicated else self._read
+        variables = [self.control, self.gradients.held, *tally.variables]
+        self.held = Held(variables, (STEP,), weights_of(coverage.calls), replicated)
         self._calls: set[int] = set()
         self._now = _Now()
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        return [self.control, self.gradients.held, *self.tally.variables]
 
     def attach(self) -> Callable[[], None]:
         """Begin to count; returns the function that ends it."""
@@ -95,33 +90,13 @@ class Steps:
                 undo.append(probe.attach([(model.optimizer, name)], around))
             undo.append(probe.attach([(model, "test_step"), (model, "predict_step")], self._elsewhere))
         if jax:
-            undo.append(structure.carry(model, self.variables))
+            undo.append(structure.carry(model, self.held.variables))
 
         def detach() -> None:
             for take_out in undo:
                 take_out()
 
         return detach
-
-    def take(self) -> list[NDArray[Any]]:
-        """What `variables` hold, and at last whether each of `weights` is finite; counting begins anew."""
-        return [np.asarray(keras.ops.convert_to_numpy(found)) for found in self._collect()]
-
-    def _read(self) -> list[Tensor]:
-        finite = [ops.isfinite(ops.sum(ops.cast(w.value, "float32"))) for w in self.weights]
-        found = [held.value + ops.zeros((), held.dtype) for held in self.variables]
-        # The step counter goes on, so that the sampled steps move through the data. (Of several replicas, what is read
-        # is their sum, and what is assigned is shared out among them.)
-        kept = ops.multiply(found[0], ops.convert_to_tensor([int(which == STEP) for which in range(3)], "int32"))
-        for held, value in zip(self.variables, [kept, *map(ops.zeros_like, found[1:])], strict=True):
-            held.assign(value)
-        return [*found, ops.stack(finite) if finite else ops.zeros((0,), "bool")]
-
-    def _compiled(self) -> Callable[[], list[Tensor]]:
-        """`_read` as a graph: a tenth of the time of its operations one by one."""
-        import tensorflow as tf
-
-        return tf.function(self._read, autograph=False)  # type: ignore[no-any-return]
 
     # What stands around the model's methods.
 
@@ -131,7 +106,7 @@ class Steps:
             call = self._call(i, y)
             if call is None:
                 return y
-            if self._now.level != _trace():
+            if self._now.level != structure.trace():
                 reason = "it runs inside a loop or a transformation of its own (scan, vmap, remat, tf.function)"
                 self.failed[self.coverage.calls[call].name] = reason
                 return y
@@ -166,16 +141,14 @@ class Steps:
                 first = {s.at: s for s in reversed(seen)}
                 batch = list(first.values())
                 if self._defers and self.decided is False:
-                    self._now.late += [s for s in batch if self._late(s)]
-                    batch = [s for s in batch if not self._late(s)]
+                    late = [s for s in batch if self.tally.weighs(s) and len(s.y.shape) == 2]
+                    self._now.late += late
+                    batch = [s for s in batch if all(s is not other for other in late)]
                 count(self.tally, self._now.full, batch)
                 seen = [s for s in seen if first[s.at] is not s]
         except Exception as error:  # training goes on, whatever the monitor meets
             for s in seen:
                 self.failed[self.coverage.calls[s.at].name] = f"it could not be counted: {one_line(error)}"
-
-    def _late(self, seen: Seen) -> bool:
-        return self.tally.weighs(seen) and len(seen.y.shape) == 2
 
     def _weigh_late(self, gradients: Sequence[Any] = ()) -> None:
         """Weigh what `_count` left, each as soon as the gradient of the weights before it is there."""
@@ -199,7 +172,7 @@ class Steps:
         self._now.inside = True
         try:
             self._begin(_batch(data))
-            self._now.level = _trace()
+            self._now.level = structure.trace()
             result = step(data)
             self._count()
             self._weigh_late()
@@ -238,7 +211,7 @@ class Steps:
         outermost = not self._now.inside and not self._now.active
         if outermost and self.loops and self._trains(call):
             self._begin(_size(inputs))
-            self._now.level = _trace()
+            self._now.level = structure.trace()
             try:
                 outputs = call(inputs)
                 self._count()
@@ -246,7 +219,7 @@ class Steps:
                 return outputs
             finally:
                 self._now.active = False
-        self._now.level = _trace()
+        self._now.level = structure.trace()
         outputs = call(inputs)
         self._count()
         return outputs
@@ -268,7 +241,7 @@ class Steps:
 
     def _apply(self, i: int, gradients: Any, apply: Any) -> Any:
         gradients = list(gradients)
-        if _trace() is self._now.level:  # else in a branch, which may not run
+        if structure.trace() is self._now.level:  # else in a branch, which may not run
             self._weigh_late(gradients)
         self._add_gradients(gradients)
         return apply(gradients)
@@ -324,17 +297,3 @@ def _batch(data: Any) -> Any:
 
 def _size(inputs: Any) -> Any:
     return ops.shape(next(t for t in keras.tree.flatten(inputs) if t is not None))[0]
-
-
-def _trace() -> Any:
-    """What is being traced: JAX' transformation or TensorFlow's graph; None where everything runs as it stands."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        from jax.extend.core import get_opaque_trace_state
-
-        return get_opaque_trace_state()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    return None

@@ -122,10 +122,10 @@ class Watch:
 
     def take(self, epoch: int = 0) -> WindowRecord:
         """The verdicts since the last call; counting begins anew."""
-        control, held, *values, finite = self._steps.take()
+        control, held, *values, finite = self._steps.held.take()
         samples = int(control[SAMPLES])
         gradients = self._steps.gradients.read(held) if self._steps.step == "train_step" else {}
-        sound = {id(weights) for weights, good in zip(self._steps.weights, finite, strict=True) if good}
+        sound = {id(weights) for weights, good in zip(self._steps.held.weights, finite, strict=True) if good}
         records = []
         for i, (counter, (exact, sampled)) in enumerate(
             zip(self._tally.counters, self._tally.read(values), strict=True)

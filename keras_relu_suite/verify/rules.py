@@ -154,6 +154,12 @@ RULES = {
         "The file does not run on the device that is named.",
         "Export again; the runtime's own words name the op, its shapes and its types.",
     ),
+    "KRS214": Rule(
+        "error",
+        "No runtime here has an op, or a version of an op, of this file.",
+        "It is not that one device lacks what others have (KRS903): LiteRT's own kernels refuse the file too.",
+        "Convert without the op, without Flex and custom ops; if the file is damaged, export again.",
+    ),
     "KRS301": Rule(
         "error",
         "A site's values differ from Keras' by more than rounding explains, with the device's own values before it.",
@@ -199,7 +205,8 @@ RULES = {
     "KRS903": Rule(
         "coverage",
         "The runtime says that it cannot run this.",
-        "It lacks an op, a version of it, or a type. On that runtime the file does not run, or not this part of it.",
+        "It lacks an op, a version of it, or a type that another runtime has. On that runtime the file does not run, "
+        "or not this part of it.",
         "Leave the device out, or change the op.",
     ),
     "KRS904": Rule(
@@ -210,7 +217,7 @@ RULES = {
         "Do not ship this file for that runtime.",
     ),
     "KRS905": Rule(
-        "coverage",
+        "error",
         "An activation could not be compared as was asked: this version has no way to drive or to align it.",
         "What that activation computes on the device is not known.",
         "See the reason given; the other checks of it stand.",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from keras_relu_suite import devices as devices_by_name
 from keras_relu_suite.devices import Device
 from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused, FileRejected
 from keras_relu_suite.tflite import limits
@@ -19,12 +22,14 @@ from keras_relu_suite.verify.match import Pair
 from keras_relu_suite.verify.result import DeviceRecord
 from keras_relu_suite.verify.rules import Finding, finding
 
+EVERY_OP = "builtin"
 AHEAD = 4  # sites whose probes are ready before the devices ask for them
 
 
 def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], findings: list[Finding]) -> list[Device]:
     """The devices that are there; a finding for each that is not or that does not take the file."""
-    running = []
+    running: list[Device] = []
+    refused: dict[str, DeviceError] = {}
     zeros = [np.zeros((1, *file.tensors[i].shape), file.tensors[i].dtype) for i in file.inputs]
     for device in devices:
         device.limits = limits.of(file)
@@ -37,9 +42,34 @@ def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], fi
                 executed = device.run(file.data, zeros, outputs=len(file.outputs)).executed
                 running.append(device)
             except DeviceError as error:
-                findings.append(device_finding(device, error, "the whole file"))
+                refused[device.name] = error
         records.append(DeviceRecord(device.name, device.kind, device.engine, device.version, reason, executed))
+    nowhere = _lacking(refused.values()) and not running and not _taken(file, zeros, set(refused))
+    for name, why in refused.items():
+        device = next(d for d in devices if d.name == name)
+        if nowhere and _lacking([why]):
+            findings.append(finding("KRS214", f"{name} refuses the whole file: {why}", device=name))
+        else:
+            findings.append(device_finding(device, why, "the whole file"))
     return running
+
+
+def _lacking(errors: Iterable[DeviceError]) -> bool:
+    """Whether a runtime says that it lacks something."""
+    return any(isinstance(error, DeviceRefused) and not isinstance(error, FileRejected) for error in errors)
+
+
+def _taken(file: File, zeros: list[NDArray[Any]], asked: set[str]) -> bool:
+    """Whether LiteRT's own kernels, which have the most ops of all, take a file that every device asked for refuses."""
+    if EVERY_OP in asked:
+        return False
+    with devices_by_name.get(EVERY_OP) as device:
+        device.limits = limits.of(file)
+        try:
+            device.run(file.data, zeros, outputs=len(file.outputs))
+        except DeviceError:
+            return False
+    return True
 
 
 def device_finding(device: Device, error: DeviceError, what: str, probe: bool = False) -> Finding:

@@ -1,9 +1,10 @@
 """What watching costs: wall time of an epoch of `fit` with DeadNeuronMonitor over one without.
 
-Every variant trains in processes of its own, several of each (two processes of one program differ by some per cent in
-speed, by where their memory lies), and one at a time trains one epoch, so that a slow minute hits all alike. A second
-plain variant is the control. Shown is the median of the ratios of the same turn, less the control's median, in
-percentage points, with its 95 % bootstrap interval. With a dead unit in every layer the exact counts never stop early.
+Every variant trains in long fits of its own, and the epochs of all of them take turns, so that a slow minute hits all
+alike. A second plain variant is the control. Two networks of one program differ by some per cent in speed, by where
+their memory lies (two processes by more), so each variant has several. Shown is the median of the ratios of the same
+turn, less the control's median, in percentage points, with its 95 % interval by bootstrap over networks and turns. With
+a dead unit in every layer the exact counts never stop early.
 
 The data come from a `tf.data` pipeline without autotuning: as keras makes one of arrays, the end of most epochs waits
 for the tuner's timer (after 10 + 20 + 40 + … ms: whatever is trained takes 0.63, 1.27 or 2.55 s an epoch), which hides
@@ -14,11 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
-import statistics
+import threading
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,9 @@ from keras_relu_suite.monitor.watch import Watch
 
 K = keras.layers
 MOST = 3.0
-COPIES, ROUNDS, WARMUP = 3, 10, 2
-SHAPES = {"MLP 3×512": ((784,), 128, 62), "CNN": ((8, 8, 1), 64, 62), "ResNet": ((16, 16, 3), 16, 62)}
+NETWORKS, ROUNDS, WARMUP = 6, 6, 1
+SHAPES = {"MLP 3×512": ((784,), 128), "CNN": ((8, 8, 1), 64), "ResNet": ((16, 16, 3), 16)}
+STEPS = {"MLP 3×512": (93, 93), "CNN": (93, 31), "ResNet": (31, 31)}  # an epoch, plain and jit: some 0.4 s each
 VARIANTS: dict[str, Callable[[], list[keras.callbacks.Callback]]] = {
     "plain": list,
     "again": list,
@@ -40,103 +40,77 @@ VARIANTS: dict[str, Callable[[], list[keras.callbacks.Callback]]] = {
     "every step": lambda: [EveryStep()],
     "extra pass": lambda: [ExtraPass()],
 }
+Fit = tuple[str, int]  # a variant and the number of its network
 ALWAYS = ("plain", "again", "monitor")
 
 
 def run(quick: bool, out: Path | None) -> list[Row]:
-    copies, rounds = (1, 3) if quick else (COPIES, ROUNDS)
+    networks, rounds = (1, 3) if quick else (NETWORKS, ROUNDS)
     rows = []
-    with processes([variant for _ in range(copies) for variant in VARIANTS]) as workers:
-        for name in SHAPES:
-            for jit in (False, True):
-                for dead in (False, True):
-                    variants = ALWAYS if dead or jit else tuple(VARIANTS)
-                    mine = [worker for worker in workers if worker.variant in variants]
-                    rows += compare(mine, name, jit, dead, rounds)
+    for name in SHAPES:
+        for jit in (False, True):
+            for dead in (False, True):
+                rows += compare(name, jit, dead, networks, rounds)
     return rows + [diagnosis(name, quick) for name in SHAPES]
 
 
-class Worker:
-    """A process in which one variant trains."""
-
-    def __init__(self, variant: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.variant = variant
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, variant), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def say(self, word: Any) -> None:
-        self.pipe.send(word)
-
-    def hear(self) -> Any:
-        """Raises EOFError if the process failed (it has said why)."""
-        return self.pipe.recv()
-
-
-@contextlib.contextmanager
-def processes(variants: list[str]) -> Iterator[list[Worker]]:
-    workers = [Worker(variant) for variant in variants]
-    try:
-        yield workers
-    finally:
-        for worker in workers:
-            worker.process.terminate()
-            worker.process.join()
-
-
-def compare(workers: list[Worker], name: str, jit: bool, dead: bool, rounds: int) -> list[Row]:
-    for worker in workers:
-        worker.say((name, jit, dead, WARMUP + rounds))
-    for _ in range(WARMUP):  # they compile
-        for worker in workers:
-            worker.say("go")
-        for worker in workers:
-            worker.hear()
-    seconds: dict[str, list[float]] = {worker.variant: [] for worker in workers}
-    for turn in range(rounds):
-        for worker in workers if turn % 2 else workers[::-1]:
-            worker.say("go")
-            seconds[worker.variant].append(worker.hear())
+def compare(name: str, jit: bool, dead: bool, networks: int, rounds: int) -> list[Row]:
+    """One row for each variant but the plain one and the control."""
+    variants = ALWAYS if dead or jit else tuple(VARIANTS)
+    (shape, batch), steps = SHAPES[name], STEPS[name][jit]
+    random = np.random.default_rng(0)
+    x = random.standard_normal((batch * steps, *shape)).astype("float32")
+    y = random.integers(0, 10, len(x))
+    turns = Turns([(variant, n) for n in range(networks) for variant in variants], WARMUP + rounds)
+    fits = [
+        threading.Thread(target=train, args=(network(name, jit, dead), x, y, batch, turns, who)) for who in turns.fits
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        for fit in fits:
+            fit.start()
+        for fit in fits:
+            fit.join()
+    keras.backend.clear_session()
+    if turns.failed:
+        raise turns.failed[0]
+    seconds = {v: [turns.seconds[v, n][WARMUP:] for n in range(networks)] for v in variants}
     label = f"{name}, {'jit' if jit else 'plain'}, {'1 dead per layer' if dead else 'healthy'}"
-    rows = [excess(seconds, v, label, MOST if v == "monitor" else None) for v in list(seconds) if v not in ALWAYS[:2]]
+    rows = [excess(seconds, v, label, MOST if v == "monitor" else None) for v in variants if v not in ALWAYS[:2]]
     for row in rows:
         row.show()
     return rows
 
 
-def excess(seconds: dict[str, list[float]], variant: str, label: str, most: float | None) -> Row:
-    """Percentage points by which the variant is slower than the control, with the 95 % interval of that."""
-    ratios = np.array(seconds[variant]) / seconds["plain"]
-    control = np.array(seconds["again"]) / seconds["plain"]
+def excess(seconds: dict[str, list[list[float]]], variant: str, label: str, most: float | None) -> Row:
+    """Percentage points by which the variant is slower than the control, with the 95 % interval of that.
+
+    `seconds` is by variant, network and turn.
+    """
+    plain = np.array(seconds["plain"])
+    ratios, control = np.array(seconds[variant]) / plain, np.array(seconds["again"]) / plain
     value = 100 * float(np.median(ratios) - np.median(control))
     random = np.random.default_rng(0)
-    picks = random.integers(0, len(ratios), (2000, len(ratios)))
-    spread = 100 * (np.median(ratios[picks], axis=1) - np.median(control[picks], axis=1))
+    n, rounds = plain.shape
+    networks = random.integers(0, n, (2000, n, 1))
+    picks = networks, random.integers(0, rounds, (2000, n, rounds))
+    spread = 100 * (np.median(ratios[picks], axis=(1, 2)) - np.median(control[picks], axis=(1, 2)))
     low, high = (float(q) for q in np.quantile(spread, (0.025, 0.975)))
-    epoch = 1e3 * statistics.median(seconds["plain"])
-    note = f"A/A {100 * (float(np.median(control)) - 1):+.1f}, epoch {epoch:.0f} ms"
+    note = f"A/A {100 * (float(np.median(control)) - 1):+.1f}, epoch {1e3 * float(np.median(plain)):.0f} ms"
     return Row(f"{label}: {variant}", value, (low, high), unit="pp", at_most=most, note=note)
 
 
-def work(pipe: Connection, variant: str) -> None:
-    """Train what `pipe` names, an epoch at every word, until the process is ended."""
-    while True:
-        name, jit, dead, epochs = pipe.recv()
-        shape, batch, steps = SHAPES[name]
-        random = np.random.default_rng(0)
-        x = random.standard_normal((batch * steps, *shape)).astype("float32")
-        y = random.integers(0, 10, len(x))
-        callbacks = VARIANTS[variant]()
+def train(model: keras.Model, x: Any, y: Any, batch: int, turns: Turns, who: Fit) -> None:
+    try:
+        callbacks, begin = VARIANTS[who[0]](), Begin(turns, who)
         for callback in callbacks:
             if isinstance(callback, ExtraPass):
                 callback.x = x
-        begin = Begin(pipe)
-        model = network(name, jit, dead)
-        with contextlib.redirect_stdout(io.StringIO()):
-            model.fit(pipeline(x, y, batch), epochs=epochs, shuffle=False, verbose=0, callbacks=[begin, *callbacks, End(begin)])
-        keras.backend.clear_session()
+        model.fit(
+            pipeline(x, y, batch), epochs=turns.rounds, shuffle=False, verbose=0,
+            callbacks=[begin, *callbacks, End(begin)],
+        )  # fmt: skip
+    except BaseException as error:  # told by the main thread
+        turns.fail(error)
 
 
 def pipeline(x: Any, y: Any, batch: int) -> Any:
@@ -156,15 +130,43 @@ def diagnosis(name: str, quick: bool) -> Row:
     return ratio(seconds, "diagnose", "predict", f"{name}, {len(x)} samples: diagnose / predict", at_most=1.3)
 
 
+class Turns:
+    """Lets one fit at a time train one epoch."""
+
+    def __init__(self, fits: list[Fit], rounds: int) -> None:
+        self.fits, self.rounds = fits, rounds
+        self.order = [who for turn in range(rounds) for who in (fits if turn % 2 else fits[::-1])]
+        self.seconds: dict[Fit, list[float]] = {who: [] for who in fits}
+        self.failed: list[BaseException] = []
+        self._at, self._changed = 0, threading.Condition()
+
+    def wait(self, who: Fit) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self.failed or self.order[self._at] == who)
+        if self.failed:
+            raise RuntimeError("another fit failed")
+
+    def done(self, who: Fit, seconds: float) -> None:
+        self.seconds[who].append(seconds)
+        with self._changed:
+            self._at = min(self._at + 1, len(self.order) - 1)
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        with self._changed:
+            self.failed.append(error)
+            self._changed.notify_all()
+
+
 class Begin(keras.callbacks.Callback):
     """Stands first: waits for its turn and starts the clock."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, turns: Turns, who: Fit) -> None:
         super().__init__()
-        self.pipe, self.start = pipe, 0.0
+        self.turns, self.who, self.start = turns, who, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.pipe.recv()
+        self.turns.wait(self.who)
         self.start = time.perf_counter()
 
 
@@ -176,7 +178,7 @@ class End(keras.callbacks.Callback):
         self.begin = begin
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.begin.pipe.send(time.perf_counter() - self.begin.start)
+        self.begin.turns.done(self.begin.who, time.perf_counter() - self.begin.start)
 
 
 class EveryStep(keras.callbacks.Callback):

@@ -213,3 +213,39 @@ def test_what_cannot_be_watched():
         krs.watch(keras.Sequential([keras.Input((3,)), K.Dense(2)]))
     with pytest.raises(UsageError, match="Expected one of"):
         krs.watch(network(), layers="nosuch*")
+
+
+@needs("tensorflow")
+def test_a_step_of_fit_that_applies_its_gradients_in_a_branch_or_not_at_all():
+    """Dense layers are looked at when the gradients are applied: what no gradient follows must count all the same."""
+    import tensorflow as tf
+
+    class Gated(keras.Model):
+        apply = "some"
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = keras.ops.mean((self(x, training=True) - y) ** 2)
+            gradients = tape.gradient(loss, self.trainable_variables)
+            last = keras.ops.any(keras.ops.all(x == data_of_the_last, axis=1))
+            if self.apply == "some":  # not where unit 2 fires
+                tf.cond(last, lambda: None, lambda: self.optimizer.apply(gradients, self.trainable_variables))
+            elif self.apply == "all":
+                self.optimizer.apply(gradients, self.trainable_variables)
+            return {"loss": loss}
+
+    x, y = data()
+    data_of_the_last = x[-1]
+    for apply in ("some", "all", "none"):
+        base = network()
+        model = Gated(base.inputs, base.outputs)
+        model.apply = apply
+        model.compile(optimizer())
+        monitor = krs.callbacks.DeadNeuronMonitor(verbose=0, on_dead=None)
+        # Another step after the last sample's: the first of an epoch and the last may be the sampled ones.
+        order = np.concatenate([x[BATCH:], x[:BATCH]])
+        model.fit(order, y, batch_size=BATCH, shuffle=False, epochs=2, verbose=0, callbacks=[monitor])
+        for window in monitor.history:
+            assert [set(site.dead) for site in window.sites] == [{1}, {1}], apply
+            assert [site.samples for site in window.sites] == [N, N]

@@ -358,7 +358,7 @@ def test_a_file_that_crashes_the_runtime_is_said_with_the_signal(monkeypatch, in
     assert {c.site for c in v.checks if c.device == "reference"} == {"first", "second"}, "the other device goes on"
 
 
-def test_a_file_that_contradicts_itself_is_exit_1_and_an_op_that_is_lacking_exit_3(int8_file):
+def test_a_file_that_contradicts_itself_and_an_op_that_nobody_has_are_exit_1(int8_file):
     def stride(model):
         first(model, "CONV_2D").builtinOptions.strideH = 0
 
@@ -368,8 +368,22 @@ def test_a_file_that_contradicts_itself_is_exit_1_and_an_op_that_is_lacking_exit
     def version(model):
         model.operatorCodes[first(model, "MEAN").opcodeIndex].version = 99
 
-    v = krs.verify(tflite_edit.edited(int8_file.read_bytes(), version), devices=["reference"])
-    assert v.exit_code == 3 and "KRS903" in {f.code for f in v.findings}, v.summary()
+    for asked in (["reference"], ["builtin", "xnnpack"]):
+        v = krs.verify(tflite_edit.edited(int8_file.read_bytes(), version), devices=asked)
+        found = {f.code: f.device for f in v.findings}
+        assert v.exit_code == 1 and found["KRS214"] == asked[-1] and "KRS903" not in found, v.summary()
+    v = krs.verify(tflite_edit.edited(int8_file.read_bytes(), version), devices=["micro", "xnnpack"])
+    assert v.exit_code == 3 and {f.code for f in v.findings} == {"KRS903"}, "TFLM does not look at versions"
+
+
+def test_an_op_that_one_device_lacks_is_exit_3_whether_or_not_another_is_asked(tmp_path):
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.ELU(name="elu")])
+    krs.export(model, tmp_path / "elu.tflite")
+    for asked in (["reference"], ["reference", "xnnpack"]):
+        v = krs.verify(tmp_path / "elu.tflite", devices=asked)
+        assert v.exit_code == 3 and {f.device for f in v.findings if f.code == "KRS903"} == {"reference"}, v.summary()
 
 
 def busy(model):
@@ -441,7 +455,7 @@ def test_a_site_too_wide_to_drive_is_said_not_tried(folder):
     model = keras.Sequential([keras.Input((70_000,)), keras.layers.LeakyReLU(0.1)])
     krs.export(model, folder / "wide.tflite")
     v = krs.verify(folder / "wide.tflite", devices=["reference"])
-    assert v.exit_code == 3 and "70,000 channels would take more than" in v.findings[0].message
+    assert v.exit_code == 1 and "70,000 channels would take more than" in v.findings[0].message
 
 
 def test_without_a_device_that_runs_the_file_no_probe_is_made(monkeypatch, int8_file):
