@@ -11,7 +11,7 @@ import tflite_edit
 
 import keras_relu_suite as krs
 from keras_relu_suite import devices, errors
-from keras_relu_suite.tflite import names, schema
+from keras_relu_suite.tflite import graph, names, schema
 
 ALL = tuple(devices.available())
 
@@ -87,11 +87,14 @@ def test_a_coarse_slope_warns_and_counts_when_strict(data, folder):
     import networks
 
     gentle = networks.with_slopes(networks.chain(), low=-0.1, high=0.2)  # one code of a slope moves less than 1 LSB
-    krs.export(gentle, folder / "gentle.tflite", mode="int8", calibration=data)
+    krs.export(gentle, folder / "gentle.tflite", mode="int8", calibration=data, lowering="native")
+    file = schema.read((folder / "gentle.tflite").read_bytes())
+    zero = int(file.tensors[graph.sites(file).sites[0].op.inputs[1]].zero_point[0])
 
     def coarsen(alpha):
-        small = int(np.argmin(np.where(np.abs(alpha) > 8, np.abs(alpha), 127)))
-        alpha.ravel()[small] += np.sign(alpha.ravel()[small])
+        steps = alpha.ravel().astype(int) - zero
+        small = int(np.argmin(np.where(np.abs(steps) > 8, np.abs(steps), 255)))
+        alpha.ravel()[small] += np.sign(steps[small])
         return alpha
 
     changed = tflite_edit.with_alpha((folder / "gentle.tflite").read_bytes(), 0, coarsen)
