@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tf_keras
 
-from keras_relu_suite.errors import ModelError, UsageError
+from keras_relu_suite.errors import KRSError, ModelError, UsageError, one_line
 from keras_relu_suite.export import carry, codes, fake
 from keras_relu_suite.export.carry import Plan, Step, Value
 from keras_relu_suite.tflite import names
@@ -85,9 +85,11 @@ class _Network:
         try:
             layer = shared or self._layer(step, [tuple(t.shape) for t in given])
             self.tensors[step.output] = layer(arguments)
-        except (TypeError, ValueError) as error:
+        except KRSError:
+            raise
+        except (TypeError, ValueError) as error:  # whatever tf_keras says of its arguments or shapes
             raise ModelError(
-                f"Layer {step.name!r} ({step.kind}) cannot be carried to quantisation-aware training: {error}"
+                f"Layer {step.name!r} ({step.kind}) cannot be carried to quantisation-aware training: {one_line(error)}"
             ) from error
         if step.layer is not None and step.layer.weights:
             self._shared[id(step.layer)] = layer

@@ -112,6 +112,7 @@ class Config(tfmot.quantization.keras.QuantizeConfig):
 
     def set_quantize_activations(self, layer: Any, quantize_activations: Sequence[Any]) -> None:
         """None: every activation is a layer of its own."""
+        assert not quantize_activations
 
     def get_output_quantizers(self, layer: Any) -> list[Any]:
         """The output's quantiser."""
@@ -178,7 +179,6 @@ class Rectifier(tf_keras.layers.Layer):
             self.range_weights = Range().build(input_shape, "inner", self)
         super().build(input_shape)
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]  # it cannot read this and would warn
     def call(self, inputs: Any, training: Any = None) -> Any:
         """f(x)."""
         form = _form(self.semantics)

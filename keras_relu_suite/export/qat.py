@@ -174,7 +174,7 @@ class QATModel:
                 "Received: a QATModel that is not trained yet"
             )
 
-    def _places(self, file: File, by_site: dict[str, TFLiteSite]) -> dict[int, codes.Codes]:
+    def _places(self, file: File, by_site: dict[str, list[TFLiteSite]]) -> dict[int, codes.Codes]:
         """The trained codes, by the index of the tensor that is to hold them."""
         trained: dict[str, list[codes.Codes]] = {}
         for weight in self._weights:
@@ -182,14 +182,15 @@ class QATModel:
                 trained.setdefault(weight.site, []).append(weight.codes())
         found: dict[int, codes.Codes] = {}
         for site, slopes in trained.items():
-            places = codes.places(file, by_site[site], slopes) if site in by_site else {}
-            if not places:
-                lowering = by_site[site].lowering if site in by_site else None
+            places = [codes.places(file, lowered, slopes) for lowered in by_site[site]]
+            if not places or not all(places):
+                lowering = [lowered.lowering for lowered in by_site[site]]
                 raise ExportError(
                     f"{site}: the converter left no place for its trained slopes: expected a PRELU, or a MUL by each "
                     f"of them. Received: {lowering}"
                 )
-            found |= places
+            for place in places:
+                found |= place
         return found
 
     def _converted(self, spec: Spec) -> bytes:
@@ -225,21 +226,25 @@ class QATModel:
                 ) from error
 
 
-def _by_site(file: File, description: Description) -> dict[str, TFLiteSite]:
-    """The file's activation for each of the model's."""
-    found = graph.sites(file).sites
-    wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], found)
-    return {wanted[i][0].name: found[j] for j, i in chosen.items()}
+def _by_site(file: File, description: Description) -> dict[str, list[TFLiteSite]]:
+    """The file's activations for each of the model's, one for each call."""
+    sites = graph.sites(file).sites
+    wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], sites)
+    found: dict[str, list[TFLiteSite]] = {s.name: [] for s in description.sites}
+    for j, i in chosen.items():
+        found[wanted[i][0].name].append(sites[j])
+    return found
 
 
 def _told(file: File, description: Description) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
     """The sites of an export and its findings."""
     by_site, sites, findings = _by_site(file, description), [], []
     for site in description.sites:
-        lowered = by_site.get(site.name)
-        lowering = None if lowered is None or not lowered.may_be(site.semantics) else lowered.lowering
-        if lowering is None:
+        mine = by_site[site.name]
+        whole = len(mine) == site.calls and all(lowered.may_be(site.semantics) for lowered in mine)
+        if not whole:
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
+        lowering = mine[0].lowering if whole else None
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering})
     for op in graph.float_islands(file):
         findings.append(f"op {op.index} ({op.name}) computes in float in an integer graph")

@@ -242,6 +242,18 @@ def test_nested_shared_and_several_inputs_and_outputs(tmp_path):
     assert sorted(file.input_names) == ["a", "b"] and sorted(file.output_names) == ["first", "second"]
 
 
+def test_a_prelu_that_is_called_twice_has_its_slopes_in_both_places(tmp_path):
+    shared, x = PReLU(between(-1.0, 1.0), name="act"), keras.Input((6,))
+    model = keras.Model(x, K.Dense(2)(shared(K.Dense(6)(shared(K.Dense(6)(x))))))
+    qat = trained(model, ROWS)
+    assert krs.export(qat, tmp_path / "m.tflite", mode="int8")
+    file = schema.read((tmp_path / "m.tflite").read_bytes())
+    written = [file.constant(op.inputs[1]).astype(np.float32).reshape(-1) for op in file.ops if op.name == "PRELU"]
+    assert len(written) == 2
+    for slopes in written:
+        np.testing.assert_array_equal(slopes, qat.to_keras().get_layer("act").alpha.numpy())
+
+
 def test_integer_inputs_and_outputs_and_a_larger_batch(tmp_path):
     qat = trained(of("spatial", "conv"))
     krs.export(qat, tmp_path / "m.tflite", mode="int8", io="int8", batch_size=4)
@@ -339,7 +351,7 @@ class Own(keras.Model):
         ([K.Reshape((2, 3)), K.LSTM(4, name="memory")], r"Layer 'memory' \(LSTM\) cannot be carried"),
         ([K.Dense(4, activation="gelu", name="smooth")], r"Layer 'smooth' \(activation 'gelu'\) cannot be carried"),
         ([K.BatchNormalization(name="first")], r"Layer 'first' \(BatchNormalization\).*right behind a convolution"),
-        ([K.ReLU(max_value=1.0, threshold=2.0, name="odd")], "Layer 'odd' has max_value ≤ threshold"),
+        ([K.ReLU(max_value=1.0, threshold=2.0, name="odd")], "^Layer 'odd' has max_value ≤ threshold"),
     ],
 )
 def test_a_layer_that_cannot_be_carried_is_named(layers, match):
