@@ -59,7 +59,7 @@ def rectifier_file(folder):
 
 def test_diagnose_finds_the_dead_unit(capfd, rectifier_file, data_file, tmp_path):
     code, out, _ = krs(capfd, "diagnose", rectifier_file, "--data", data_file, "--report", tmp_path / "r.json")
-    assert code == 1 and "1 of 4 units dead; relu: unit 0 dead at 0" in out
+    assert code == 1 and "1 of 4 units dead (never fired in 96 samples" in out and "relu: unit 0 dead at 0;" in out
     assert json.loads((tmp_path / "r.json").read_text())["dead"] == 1
     code, out, _ = krs(capfd, "diagnose", rectifier_file, "--data", data_file, "--json")
     assert code == 1 and json.loads(out)["sites"][0]["dead"] == {"0": 0.0}

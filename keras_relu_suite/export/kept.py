@@ -66,8 +66,7 @@ def prepared(
     if samples:
         whole = len(next(iter(samples.values()))) // spec.batch_size * spec.batch_size  # what the converter sees
         reaches = reach.measured(model, description.sites, {name: a[:whole] for name, a in samples.items()})
-    # The other lowerings encode each slope by itself, and say where they do not.
-    wide = () if spec.lowering == "native" else {one.site for one in reaches}
+    wide = {one.site for one in reaches}  # our lowerings are not the converter's, and say what they do to slopes
     if not pairs.can_be_read(model) and not spec.equalize:
         return Prepared(model, description, of(reaches, wide=wide, bits=bits).lines())
     plan, weights = equalize.planned(model, reach.largest(reaches))

@@ -66,7 +66,9 @@ def _as_recorded(record: Record, which: str, tensor: Tensor) -> Tensor | None:
         scale, zero_point = np.array([scale], np.float64), np.array([zero_point], np.int64)
     except (KeyError, TypeError, ValueError):
         return None
-    if dtype != tensor.dtype or not tensor.quantized or tensor.scale.size != 1 or not scale > 0:
+    if dtype != tensor.dtype or not tensor.quantized or tensor.scale.size != 1:
+        return None
+    if not 0 < scale <= np.finfo(np.float32).max:  # a damaged file may say anything
         return None
     return replace(tensor, scale=scale, zero_point=zero_point)
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import keras_relu_suite as krs
 from keras_relu_suite import devices, errors, semantics
 from keras_relu_suite.describe import describe
-from keras_relu_suite.export import equalize, kept, note, reach
+from keras_relu_suite.export import calibrate, convert, equalize, kept, note, reach, signature
 from keras_relu_suite.export.kept import Steps
 from keras_relu_suite.export.reach import Reach
+from keras_relu_suite.export.spec import Spec
 from keras_relu_suite.layers import PReLU, TwoSidedPReLU
 from keras_relu_suite.tflite import graph, schema
 from keras_relu_suite.verify import match, tap
@@ -254,20 +255,31 @@ def test_a_slope_is_bent_exactly_where_its_code_is_off(slopes):
             assert found[i].off == pytest.approx(off / abs(a), rel=1e-9)
 
 
-def test_the_slopes_that_the_file_encodes_are_those_foretold(tmp_path):
+def stock(model, data, path):
+    """The converter's file, without our lowerings."""
+    description, inputs = describe(model), signature.model_inputs(model)
+    samples = calibrate.by_name(data, inputs, "calibration")
+    data = convert._convert(model, description.sites, inputs, Spec("int8"), samples)
+    path.write_bytes(convert.annotated(data, description, "int8"))
+
+
+def test_the_slopes_that_the_converter_encodes_are_those_foretold_and_our_lowerings_keep_them(tmp_path):
     model, data = hostile(), images()
     alpha = np.array([12, -4.5, 0.3, -0.2, 0.06, 0.05, 0.04, 0.01, -0.03, 1, 0, 0.9], np.float32)
     model.get_layer("act").alpha.assign(alpha.reshape(1, 1, -1))
-    done = krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=data)
+    stock(model, data, tmp_path / "stock.tflite")
     losses = kept.of([measured(model, data)["act"]])
-    encoded = run(tmp_path / "m.tflite", data)["act"].slopes
+    encoded = run(tmp_path / "stock.tflite", data)["act"].slopes
     bent = {loss.channel: loss for loss in losses.bent}
     off = np.abs(encoded - alpha) > 0.02 * np.abs(alpha)
     assert {int(i) for i in np.flatnonzero(off)} == bent.keys() and 4 <= len(bent) < 11
     for i, loss in bent.items():
         assert loss.encoded == pytest.approx(encoded[i], rel=1e-6, abs=0) and kept_by_wider(loss)
     badly = sum(loss.off > 0.1 for loss in bent.values())
-    assert any(f"act: {badly} of 12 slopes are more than 10 % off" in line for line in done.findings)
+    assert any(f"act: {badly} of 12 slopes are more than 10 % off" in line for line in losses.lines())
+    done = krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=data)
+    assert not any("% off" in line for line in done.findings) and done.sites[0]["coarse_slopes"] == 0
+    np.testing.assert_allclose(run(tmp_path / "m.tflite", data)["act"].slopes, alpha, rtol=0.02)
     assert not kept.of([measured(model, data)["act"]], wide={"act"}).bent
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from ai_edge_litert import schema_py_generated as fb
 import keras_relu_suite as krs
 from keras_relu_suite import cli, devices
 from keras_relu_suite.errors import DeviceCrashed, FileRejected, TFLiteFileError
-from keras_relu_suite.tflite import limits, schema
+from keras_relu_suite.tflite import limits, names, schema
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -487,3 +488,15 @@ def no_zero_points(model):
 def test_missing_zero_points_are_zeros(int8_file):
     read = schema.read(tflite_edit.edited(int8_file.read_bytes(), no_zero_points))
     assert all(t.zero_point.tolist() == [0] * t.scale.size for t in read.tensors)
+
+
+@pytest.mark.parametrize("scale", ["1e999", "-1", "0", "1e300", "NaN", "null"])
+def test_a_scale_in_the_metadata_that_no_tensor_can_have_is_left_out(int8_file, scale):
+    data = int8_file.read_bytes()
+    content = json.loads(schema.read(data).metadata[names.METADATA])
+    for site in content["sites"]:
+        for call in site["scales"]:
+            call["output"][1] = "HERE"
+    spoilt = schema.set_metadata(data, names.METADATA, json.dumps(content).replace('"HERE"', scale).encode())
+    v = krs.verify(spoilt, devices=["reference"])
+    assert v and "KRS208" not in {f.code for f in v.findings}, v.summary()
