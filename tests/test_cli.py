@@ -194,7 +194,7 @@ def test_a_model_trained_on_another_backend_exports(capfd, tmp_path, backend):
     files = (tmp_path / "m.keras", tmp_path / "m.tflite")
     code, out, err = krs(capfd, "export", *files, "--mode", "int8", "--calibration", tmp_path / "x.npz", "--json")
     assert code == 0, (out, err)
-    assert [(s["name"], s["lowering"]) for s in json.loads(out)["sites"]] == [("p", "PRELU")]
+    assert [(s["name"], s["activation"], s["form"]) for s in json.loads(out)["sites"]] == [("p", "prelu", "depthwise")]
     checked = ("--model", files[0], "--data", tmp_path / "x.npz", "--device", "reference")
     code, out, _ = krs(capfd, "verify", files[1], *checked)
     assert code == 0, out

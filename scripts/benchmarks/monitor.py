@@ -30,9 +30,9 @@ from keras_relu_suite.monitor.watch import Watch
 
 K = keras.layers
 MOST = 3.0
-NETWORKS, ROUNDS, WARMUP = 6, 6, 1
+NETWORKS, ROUNDS, WARMUP = 6, 5, 1
 SHAPES = {"MLP 3×512": ((784,), 128), "CNN": ((8, 8, 1), 64), "ResNet": ((16, 16, 3), 16)}
-STEPS = {"MLP 3×512": (93, 93), "CNN": (93, 31), "ResNet": (31, 31)}  # an epoch, plain and jit: some 0.4 s each
+STEPS = {"MLP 3×512": (62, 62), "CNN": (62, 31), "ResNet": (31, 31)}  # an epoch, plain and jit: some 0.3 s each
 VARIANTS: dict[str, Callable[[], list[keras.callbacks.Callback]]] = {
     "plain": list,
     "again": list,
