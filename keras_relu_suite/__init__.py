@@ -48,6 +48,7 @@ _LAZY = {
     "exclude_alphas_from_decay": "keras_relu_suite.optimizers:exclude_alphas_from_decay",
     "export": "keras_relu_suite.export",
     "initializers": "keras_relu_suite.initializers",
+    "probe": "keras_relu_suite.verify.probe:probe",
     "quantization_aware": "keras_relu_suite.export.qat:quantization_aware",
     "swap_activations": "keras_relu_suite.swap:swap_activations",
     "switch_pattern": "keras_relu_suite.analysis.affine:switch_pattern",

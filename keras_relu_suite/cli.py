@@ -5,17 +5,16 @@ Exit codes: 2 wrong use or an unreadable file; 1 something was found; 3 a device
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
 import click
 
 from keras_relu_suite._version import __version__
-from keras_relu_suite.errors import CalibrationError, KRSError, ModelError, UsageError
+from keras_relu_suite.errors import KRSError
+from keras_relu_suite.given import import_modules, keras_model, samples, tflite_bytes
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 _IMPORT = click.option(
@@ -74,11 +73,11 @@ def inspect(file: Path, as_json: bool, modules: tuple[str, ...]) -> int:
     """List the activations of FILE, a .keras or .tflite file."""
     from keras_relu_suite.analysis import inspection
 
-    _import(modules)
+    import_modules(modules)
     if file.suffix in (".keras", ".h5"):
-        result = inspection.inspect_model(_model(file), file.name)
+        result = inspection.inspect_model(keras_model(file), file.name)
     else:
-        result = inspection.inspect_tflite(_bytes(file), str(file))
+        result = inspection.inspect_tflite(tflite_bytes(file), str(file))
     _print(result, as_json)
     return 0
 
@@ -99,10 +98,10 @@ def diagnose(
     from keras_relu_suite.analysis.diagnose import diagnose as run
     from keras_relu_suite.report import files as reports
 
-    _import(modules)
+    import_modules(modules)
     if target is not None:
         reports.check(target, (".json",))
-    result = run(_model(model), _data(data)[0], layers or None, granularity)
+    result = run(keras_model(model), samples(data)[0], layers or None, granularity)
     _print(result, as_json)
     if target is not None:
         result.save(target)
@@ -144,9 +143,9 @@ def export(
     """Write MODEL, a .keras file trained on any backend, as the .tflite file PATH."""
     from keras_relu_suite.export.convert import export as run
 
-    _import(modules)
-    loaded = _model(model)
-    calibration = None if data is None else _data(data)[0]
+    import_modules(modules)
+    loaded = keras_model(model)
+    calibration = None if data is None else samples(data)[0]
     result = run(
         loaded, path, mode, calibration, io, batch_size, calibration_samples,
         lowering=lowering, target=target, equalize=equalize,
@@ -169,8 +168,12 @@ def _explain(context: click.Context, parameter: click.Parameter, code: str | Non
 @click.option("--model", type=click.Path(path_type=Path), help="The .keras file that FILE was exported from.")
 @click.option("--data", type=click.Path(path_type=Path), help="Samples: .npz with arrays x (and y), or .npy.")
 @click.option(
-    "--device", "names", multiple=True, default=("xnnpack", "reference"), show_default=True, metavar="NAME",
-    help="A device (repeatable); 'all' for every one that is available.",
+    "--device", "names", multiple=True, metavar="NAME",
+    help="A device (repeatable); 'all' for every one that is available. [default: xnnpack, reference]",
+)  # fmt: skip
+@click.option(
+    "--outputs", type=click.Path(path_type=Path), metavar="DIR",
+    help="Judge what a device that is not here gave for the bundle DIR, which `krs probe` wrote.",
 )  # fmt: skip
 @click.option(
     "--report", "target", type=click.Path(path_type=Path), help="Write a report as well: .html, .json or .xml (JUnit)."
@@ -183,82 +186,54 @@ def _explain(context: click.Context, parameter: click.Parameter, code: str | Non
 @_JSON
 @_IMPORT
 def verify(
-    file: Path, model: Path | None, data: Path | None, names: tuple[str, ...], target: Path | None, strict: bool,
-    as_json: bool, modules: tuple[str, ...],
+    file: Path, model: Path | None, data: Path | None, names: tuple[str, ...], outputs: Path | None,
+    target: Path | None, strict: bool, as_json: bool, modules: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Check FILE, a .tflite file, on real runtimes against the network that was trained."""
     from keras_relu_suite import devices as registry
     from keras_relu_suite.report import files as reports
     from keras_relu_suite.verify.check import verify as run
 
-    _import(modules)
+    import_modules(modules)
     if target is not None:
         reports.check(target, (".json", ".html", ".xml"))  # before hours of work, not after
     for name in names:
         if name != "all":
             registry.get(name)  # an unknown name is wrong use, to be told before a model is loaded
-    if "all" in names:
-        names = tuple(registry.available())
-        for left in sorted(set(registry.names()) - set(names)):
-            _say(f"not available, not checked: {left}")
-    _bytes(file)
-    loaded = None if model is None else _model(model)
-    x, y = (None, None) if data is None else _data(data)
-    result = run(file, model=loaded, data=x, labels=y, devices=names, strict=strict, progress=_say)
+    tflite_bytes(file)
+    loaded = None if model is None else keras_model(model)
+    x, y = (None, None) if data is None else samples(data)
+    result = run(
+        file, model=loaded, data=x, labels=y, devices=names or None, strict=strict, progress=_say, outputs=outputs
+    )
     _print(result, as_json)
     if target is not None:
         result.save(target)
     return result.exit_code
 
 
-# What users hand in.
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--model", type=click.Path(path_type=Path), help="The .keras file that FILE was exported from.")
+@click.option("--data", type=click.Path(path_type=Path), help="Samples for the whole file: .npz with array x, or .npy.")
+@_JSON
+@_IMPORT
+def probe(
+    file: Path, folder: Path, model: Path | None, data: Path | None, as_json: bool, modules: tuple[str, ...]
+) -> int:
+    """Write a bundle to DIR: what `verify` runs, as .tflite files and raw inputs, for a device that is not here.
 
+    Copy DIR there, run what its manifest.json says, copy the outputs back and judge them with `krs verify FILE
+    --outputs DIR`. Exit code 3: an activation of FILE has no probe.
+    """
+    from keras_relu_suite.verify.probe import probe as run
 
-def _import(modules: tuple[str, ...]) -> None:
-    sys.path.insert(0, str(Path.cwd()))
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # whatever a user's own module raises
-            raise UsageError(f"--import {name}: {type(error).__name__}: {error}") from error
-
-
-def _bytes(path: Path) -> bytes:
-    from keras_relu_suite.tflite import source
-
-    return source.load(path)
-
-
-def _model(path: Path) -> Any:
-    import keras
-
-    if not path.is_file():
-        raise ModelError(f"Cannot read {str(path)!r}: no such file")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # keras raises many kinds for a file that it cannot read
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"{str(path)!r} cannot be loaded as a Keras model: {first[:200]} (layers of your own need --import MODULE)"
-        ) from error
-
-
-def _data(path: Path) -> tuple[Any, Any]:
-    """x (an array, or a dict where there are several inputs) and y, None where there is none."""
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CalibrationError(f"{str(path)!r} cannot be read as .npz or .npy: {error}") from error
-    y = arrays.pop("y", None)
-    if not arrays:
-        raise CalibrationError(f"{str(path)!r} must hold an array x, or one array for each input. Received: only y")
-    return (arrays["x"] if set(arrays) == {"x"} else arrays), y
+    import_modules(modules)
+    loaded = None if model is None else keras_model(model)
+    result = run(file, folder, loaded, None if data is None else samples(data)[0])
+    _print(result, as_json)
+    return 0 if result else 3
 
 
 def main() -> None:

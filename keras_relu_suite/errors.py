@@ -8,6 +8,7 @@
     ├── TFLiteFileError          a file that is not a TFLite model, is truncated, or contradicts itself
     ├── MismatchError            a Keras model and a .tflite file whose inputs or outputs do not fit each other
     ├── ExportError              a conversion that failed; the converter's own message is in ``__cause__``
+    ├── BundleError          a folder of probes or outputs that is stale, truncated or tampered with
     ├── MissingPackageError      an optional package that is not installed (also an ImportError)
     └── DeviceError              a device that could not run what it was given
         ├── DeviceUnavailable    it is not there, vanished, or did not finish in time
@@ -56,6 +57,10 @@ class MismatchError(KRSError, ValueError):
 
 class ExportError(KRSError, RuntimeError):
     """A conversion that failed; the converter's own message is in ``__cause__``."""
+
+
+class BundleError(KRSError, ValueError):
+    """A folder of probes, or of the outputs that came back from them, that is stale, truncated or tampered with."""
 
 
 class MissingPackageError(KRSError, ImportError):

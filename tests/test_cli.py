@@ -48,6 +48,26 @@ def test_verify_finds(capfd, int8_file, tmp_path):
     assert code == 1 and "KRS102" in out
 
 
+def test_probe_and_what_came_back(capfd, int8_file, tmp_path):
+    bundle = tmp_path / "bundle"
+    code, out, _ = krs(capfd, "probe", int8_file, bundle)
+    assert code == 0 and "2 activations" in out and f"krs verify FILE --outputs {bundle}" in " ".join(out.split())
+    code, out, _ = krs(capfd, "verify", int8_file, "--outputs", bundle)
+    assert code == 3 and "no outputs came back" in out
+    subprocess.run([sys.executable, bundle / "run.py"], check=True, capture_output=True)
+    code, out, _ = krs(capfd, "verify", int8_file, "--outputs", bundle, "--json")
+    assert code == 0 and [d["engine"] for d in json.loads(out)["devices"]] == ["ai-edge-litert"]
+    output = next(bundle.glob("outputs-*/0001.0.bin"))
+    output.write_bytes(output.read_bytes()[:-1] + b"\x80")
+    assert krs(capfd, "verify", int8_file, "--outputs", bundle)[0] == 1
+    output.write_bytes(b"")
+    code, _, err = krs(capfd, "verify", int8_file, "--outputs", bundle)
+    assert code == 2 and "truncated" in err and len(err.splitlines()) == 1
+    code, out, _ = krs(capfd, "probe", int8_file, tmp_path / "other", "--json")
+    assert code == 0 and json.loads(out)["schema_version"] == 1
+    assert krs(capfd, "probe", int8_file, bundle)[0] == 2
+
+
 @pytest.fixture(scope="module")
 def rectifier_file(folder):
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4, name="d")])

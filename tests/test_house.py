@@ -17,7 +17,7 @@ ORDER = [
     ("errors",), ("report",), ("smooth",), ("semantics",), ("_fused",), ("ops",), ("layers", "initializers"),
     ("structure", "recognize"), ("opaque",), ("describe", "optimizers"),
     ("tflite",), ("monitor",), ("callbacks", "export", "devices", "swap"), ("verify",), ("analysis",), ("demo",),
-    ("cli",), ("__main__",),
+    ("given",), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 SUPPORT = {"_version", "_verb", "_stderr", "__init__"}

@@ -163,5 +163,21 @@ def devices_text(devices: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def bundle_text(b: dict[str, Any]) -> str:
+    """What a bundle holds, what it lacks, and what to do with it."""
+    sites = dict.fromkeys(site for run in b["runs"] for site in run["sites"])
+    kinds = {run["what"] for run in b["runs"]}
+    parts = [
+        f"{b['folder']}: {len(b['runs'])} runs for {len(sites)} activations of {b['file']}"
+        + (", and the whole file on data" if kinds & {"whole", "tapped"} else "")
+    ]
+    parts += [_block(f"not in the bundle: {text}") for text in b["not_in_bundle"]]
+    parts.append(_block(
+        "Copy the folder to the device, run everything in manifest.json (`python3 run.py` does it where LiteRT is), "
+        f"copy {b['outputs']} back into it, then: krs verify FILE --outputs {b['folder']}"
+    ))  # fmt: skip
+    return "\n".join(parts)
+
+
 def _block(text: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -10,33 +10,22 @@ from typing import Any
 
 import keras
 
-from keras_relu_suite import devices as device_registry
-from keras_relu_suite.describe import Description, Unread, describe
 from keras_relu_suite.devices import Device
+from keras_relu_suite.devices.returned import Returned
 from keras_relu_suite.errors import (
-    CalibrationError,
-    ModelError,
-    TFLiteFileError,
     UsageError,
 )
 from keras_relu_suite.export import note
-from keras_relu_suite.export.calibrate import by_name
-from keras_relu_suite.monitor import probe
-from keras_relu_suite.tflite import graph, names, schema, source
-from keras_relu_suite.tflite.align import Expected
+from keras_relu_suite.tflite import graph
 from keras_relu_suite.tflite.schema import File
-from keras_relu_suite.verify import advice, calibrated, fidelity, match
+from keras_relu_suite.verify import advice, asked, calibrated, fidelity, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
 from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
 from keras_relu_suite.verify.rules import Finding, finding
-from keras_relu_suite.verify.running import device_finding, functions, start
+from keras_relu_suite.verify.running import choose, device_finding, functions, start
 
-# The custom ops that LiteRT, its XNNPACK delegate or TFLM bring along.
-CUSTOM_OPS = (
-    "TFLite_Detection_PostProcess", "Mfcc", "AudioSpectrogram", "NumericVerify", "aeq.hadamard_rotation",
-    "Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D",
-)  # fmt: skip
+DEVICES = ("xnnpack", "reference")
 Progress = Callable[[str], None]
 
 
@@ -44,10 +33,11 @@ def verify(
     tflite: str | os.PathLike[str] | bytes,
     model: keras.Model | None = None,
     data: Any = None,
-    devices: Sequence[str | Device] = ("xnnpack", "reference"),
+    devices: Sequence[str | Device] | None = None,
     labels: Any = None,
     strict: bool = False,
     progress: Progress | None = None,
+    outputs: str | os.PathLike[str] | None = None,
 ) -> Verification:
     """Check a .tflite file on real runtimes: its graph, every activation over every input code, and the whole.
 
@@ -57,11 +47,14 @@ def verify(
             without those too, the report says that it proves what the file computes, not what was trained.
         data: Inputs for the comparison in place and end to end: an array, a list, or a dict by input name. Needs
             `model`.
-        devices: Names of devices, see `keras_relu_suite.devices.names()`, or `Device` objects. An object is left
-            open, so that many files can be verified on one process.
+        devices: Names of devices, see `keras_relu_suite.devices.names()`, `"all"` for every one that is available, or
+            `Device` objects. An object is left open, so that many files can be verified on one process. None:
+            `"xnnpack"` and `"reference"`, or with `outputs` no device here.
         labels: The true classes of the samples, for the accuracy.
         strict: Warnings count as errors.
         progress: Called with one line at each step.
+        outputs: The folder of a bundle (see `keras_relu_suite.probe`) with the outputs that came back from a device
+            that is not here, to be judged like those of a device that is.
 
     Returns:
         A `Verification`: true only if everything asked for was compared and held.
@@ -72,20 +65,19 @@ def verify(
         MismatchError: model and file do not have the same inputs and outputs.
         CalibrationError: data is empty, has NaN or the wrong shape.
         ModelError: the model is not built.
+        BundleError: the bundle in `outputs` is of another file, or a part of it is missing, changed or truncated.
     """
     say = progress or (lambda line: None)
-    if not devices:
+    if devices is None:
+        devices = DEVICES if outputs is None else ()
+    if not devices and outputs is None:
         raise UsageError("devices is empty: nothing could be compared. Name at least one, for example 'xnnpack'")
-    asked = [d if isinstance(d, Device) else device_registry.get(d) for d in dict.fromkeys(devices)]
-    ours = [d for d in asked if d not in devices]
-    file, label = _read(tflite)
-    _known_ops(file, label)
-    found = graph.sites(file)
-    if not found.sites:
-        raise TFLiteFileError(f"{label} applies no activation that could be verified ({len(file.ops)} ops)")
+    file, label = asked.read(tflite)
+    found = asked.sites(file, label)
+    returned = None if outputs is None else Returned(Path(outputs), file.data)
     model = None if model is None else note.applied(file.metadata, model)
-    description, ports, arrays = _asked(file, model, data, labels)
-    reference, expected = _reference(file, description)
+    description, ports, arrays = asked.samples(file, model, data, labels)
+    reference, expected = asked.reference(file, description)
     pairs, findings = match.pair(expected, found.sites, file)
     findings += calibrated.findings(file, pairs)
     findings += _graph_findings(file) + match.metadata_findings(file)
@@ -94,11 +86,16 @@ def verify(
     if reference is None:
         not_compared.append("trained slopes: there is neither a Keras model nor our metadata to compare with")
     not_compared += match.other_graphs(file, found.sites)
-    records: list[DeviceRecord] = []
+    chosen, missing = choose(devices)
+    ours = [d for d in chosen if d not in devices]
+    if returned is not None:
+        chosen, ours = [*chosen, returned], [*ours, returned]
+    not_compared += [f"on {d.name}: not available: {reason}" for d, reason in missing]
+    records = [DeviceRecord(d.name, d.kind, d.engine, d.version, reason) for d, reason in missing]
     checks: list[SiteCheck] = []
     outcome: Outcome | None = None
     try:
-        running = start(asked, file, records, findings)
+        running = start(chosen, file, records, findings)
         say(f"function: {len(pairs)} activations on {len(running)} devices")
         checks = functions(file, pairs, running, findings)
         findings += advice.findings(file, pairs, checks)
@@ -108,13 +105,17 @@ def verify(
                 findings += fidelity.slopes(p.name, p.expected.semantics, file, p.site, mine)
         if arrays is not None and model is not None and description is not None and ports is not None:
             say(f"in place and end to end: {len(arrays[0])} samples")
-            outcome = Comparison(file, pairs, ports, model, description.sites, labels).run(running, arrays)
-            findings += _in_place_findings(outcome, running)
+            whole = [d for d in running if not isinstance(d, Returned) or d.on_data]
+            outcome = Comparison(file, pairs, ports, model, description.sites, labels).run(whole, arrays)
+            findings += _in_place_findings(outcome, whole) + _not_on_data(running, whole)
         else:
             not_compared.append("in place and end to end: needs the Keras model and data")
     finally:
         for device in ours:
             device.close()
+    if returned is not None and returned.unread():
+        not_compared.append(f"{returned.unread():,} runs of the bundle: their outputs were not looked at (those on "
+                            "data need the Keras model and the data)")  # fmt: skip
     if not any(c.compared for c in checks):
         why = "coverage" if any(f.severity == "coverage" for f in findings) else "error"
         findings.append(finding("KRS901", "nothing was compared: no activation of this file was run", why))
@@ -134,65 +135,6 @@ def verify(
     )
 
 
-def _asked(
-    file: File, model: keras.Model | None, data: Any, labels: Any
-) -> tuple[Description | None, match.Ports | None, list[Any] | None]:
-    """The model's sites, how its inputs and outputs map to the file's, and the samples in the model's order."""
-    description: Description | None = None
-    ports: match.Ports | None = None
-    arrays: list[Any] | None = None
-    if model is not None:
-        description = describe(model)
-        ports = match.ports(model, file)
-        description = _as_executed(model, description, ports)
-    if data is not None:
-        if model is None or ports is None:
-            raise UsageError("data is compared with the Keras model's activations: pass model= as well")
-        by = by_name(data, ports.specs, "data")
-        arrays = [by[name] for name, _, _ in ports.specs]
-        batch = file.tensors[file.inputs[0]].shape[:1]
-        if batch and len(arrays[0]) < batch[0]:
-            raise CalibrationError(f"data has {len(arrays[0])} samples, the file takes batches of {batch[0]}")
-        if labels is not None and len(labels) != len(arrays[0]):
-            raise CalibrationError(f"There must be a label for every sample. Received: {len(labels)} labels, "
-                                   f"{len(arrays[0])} samples")  # fmt: skip
-    return description, ports, arrays
-
-
-def _read(tflite: str | os.PathLike[str] | bytes) -> tuple[File, str]:
-    if isinstance(tflite, bytes):
-        return schema.read(tflite, "the given bytes"), "bytes"
-    return schema.read(source.load(tflite), str(tflite)), names.printable(Path(tflite).name)
-
-
-def _known_ops(file: File, label: str) -> None:
-    for op in file.ops:
-        custom = op.name.partition(":")[2] if op.name.startswith("CUSTOM:") else None
-        if custom is not None and not custom.startswith("Flex") and custom not in CUSTOM_OPS:
-            raise TFLiteFileError(
-                f"{label} needs the custom op {custom!r} (op {op.index}), which no runtime has by itself. Expected "
-                f"builtin ops, Flex ops, or one of {', '.join(CUSTOM_OPS)}"
-            )
-
-
-def _as_executed(model: keras.Model, description: Description, ports: match.Ports) -> Description:
-    """The same with the sites in the order and number of their calls in one inference."""
-    called = probe.executed(model, description.sites, ports.specs)
-    names = {site.name for site in called}
-    idle = tuple(Unread(s.name, "inference does not call it") for s in description.sites if s.name not in names)
-    return Description(called, description.unread + idle)
-
-
-def _reference(file: File, description: Description | None) -> tuple[str | None, list[Expected] | None]:
-    if description is not None:
-        if not description.sites:
-            raise ModelError("The Keras model has no activation that can be read: " + "; ".join(
-                f"{u.name} ({u.reason})" for u in description.unread) or "none")  # fmt: skip
-        return "keras", [Expected(s.name, s.semantics, s.calls) for s in description.sites]
-    metadata = match.from_metadata(file)
-    return ("metadata", metadata) if metadata else (None, None)
-
-
 def _graph_findings(file: File) -> list[Finding]:
     found = [
         finding("KRS204", f"op {op.index} ({op.name}) computes in float in the middle of an integer graph")
@@ -209,6 +151,14 @@ def _graph_findings(file: File) -> list[Finding]:
         for op in file.ops
         if op.name.startswith("CUSTOM:")
     ]
+
+
+def _not_on_data(running: Sequence[Device], whole: Sequence[Device]) -> list[Finding]:
+    return [
+        finding("KRS903", f"{d.name}: not compared in place and end to end: the bundle was written without data",
+                device=d.name)
+        for d in running if d not in whole
+    ]  # fmt: skip
 
 
 def _in_place_findings(outcome: Outcome, devices: Sequence[Device]) -> list[Finding]:

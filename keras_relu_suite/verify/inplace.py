@@ -34,7 +34,6 @@ from keras_relu_suite.verify.trained import Noise, Result, Trained, hybrid
 
 DRAWS = 8
 ROUNDING_FACTOR = 2.0
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -108,13 +107,16 @@ class Comparison:
         self.ends: list[End] = []
         self.not_aligned: set[str] = set()
 
+    def tapper(self, arrays: Sequence[NDArray[Any]]) -> tap.Tap:
+        """The file with all that is compared tapped: the sites, and the ends that a first run tells."""
+        per_run = self.file.tensors[self.file.inputs[0]].shape[0]
+        self.ends = self._find_ends([a[:per_run] for a in arrays])
+        return tap.Tap(self.file, self.pairs, [end.index for end in self.ends])
+
     def run(self, devices: Sequence[Device], arrays: Sequence[NDArray[Any]]) -> Outcome:
         """Compare over all samples, batch by batch."""
-        per_run = self.file.tensors[self.file.inputs[0]].shape[0]
-        size, total = max(BATCH // per_run, 1) * per_run, len(arrays[0]) // per_run * per_run
-        self.ends = self._find_ends([a[:per_run] for a in arrays])
+        tapper, total = self.tapper(arrays), 0
         every = self.stretches + [end.stretch for end in self.ends]
-        tapper = tap.Tap(self.file, self.pairs, [end.index for end in self.ends])
         tallies = {d.name: [Tally(s) for s in every] for d in devices}
         got: dict[str, list[list[Floats]]] = {d.name: [] for d in devices}
         free: list[list[Floats]] = []
@@ -122,16 +124,16 @@ class Comparison:
         failed: dict[str, DeviceError] = {}
         differs: set[str] = set()
         not_finite: set[str] = set()
-        for start in range(0, total, size):
-            part = [a[start : min(start + size, total)] for a in arrays]
+        for n, part in enumerate(tap.batches(self.file, arrays)):
+            total += len(part[0])
             kept, ends = self._free(part)
             free.append(ends)
-            self._round(part, kept, ends, start // size, drawn)
+            self._round(part, kept, ends, n, drawn)
             feeds = tap.feeds(self.file, self.ports, part)
             for device in (d for d in devices if d.name not in failed):
                 try:
                     seen = tapper.run(device, feeds)
-                    if start == 0:
+                    if n == 0:
                         plain = device.run(self.file.data, feeds, outputs=len(self.file.outputs))
                         if not tap.same_bits(seen.raw, plain.outputs):
                             differs.add(device.name)

@@ -26,6 +26,31 @@ EVERY_OP = "builtin"
 AHEAD = 4  # sites whose probes are ready before the devices ask for them
 
 
+ALL = "all"
+
+
+def choose(asked: Iterable[str | Device]) -> tuple[list[Device], list[tuple[Device, str]]]:
+    """The devices asked for; and of `"all"` those that are not available, with the reason: nobody named them.
+
+    Raises:
+        UnknownDeviceError: a name that no device has.
+    """
+    given = list(dict.fromkeys(asked))
+    chosen = [d if isinstance(d, Device) else devices_by_name.get(d) for d in given if d != ALL]
+    missing: list[tuple[Device, str]] = []
+    here = {d.name for d in chosen}
+    for name in devices_by_name.names() if ALL in given else ():
+        if name not in here:
+            device = devices_by_name.get(name)
+            reason = device.unavailable()
+            if reason is None:
+                chosen.append(device)
+            else:
+                device.close()
+                missing.append((device, reason))
+    return chosen, missing
+
+
 def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], findings: list[Finding]) -> list[Device]:
     """The devices that are there; a finding for each that is not or that does not take the file."""
     running: list[Device] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from keras_relu_suite.tflite.schema import File, Tensor
 from keras_relu_suite.verify.match import Pair, Ports
 
 Floats = NDArray[np.float64]
+BATCH = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,14 @@ class Tap:
         if values.size % max(1, math.prod(tensor.shape[1:])):
             raise FileRejected(f"tensor {index} has shape {tensor.shape} in the file, {values.shape[1:]} when it runs")
         return cutout.to_real(values.reshape(-1, *tensor.shape[1:]) if tensor.shape else values, tensor)
+
+
+def batches(file: File, arrays: Sequence[NDArray[Any]]) -> Iterator[list[NDArray[Any]]]:
+    """The samples in batches of about `BATCH`. Those that do not fill the file's own batch are left out."""
+    per_run = file.tensors[file.inputs[0]].shape[0]
+    size, total = max(BATCH // per_run, 1) * per_run, len(arrays[0]) // per_run * per_run
+    for start in range(0, total, size):
+        yield [a[start : min(start + size, total)] for a in arrays]
 
 
 def feeds(file: File, ports: Ports, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
