@@ -1,7 +1,7 @@
 """Devices by name: the built-in ones, and those that other distributions register.
 
 A distribution adds a device with the entry-point group `keras_relu_suite.devices`: the name, and a callable without
-arguments that returns a `Device`.
+arguments that returns a `Device`. `ssh://user@host` names another machine, see `ssh`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from keras_relu_suite.devices.base import Device, Run
+from keras_relu_suite.devices.ssh import SCHEME, Ssh
 from keras_relu_suite.errors import UnknownDeviceError
 
 __all__ = ["BUILT_IN", "Device", "Run", "available", "get", "names", "survey"]
@@ -36,6 +37,8 @@ def get(name: str) -> Device:
     Raises:
         UnknownDeviceError: nobody registered that name, or two distributions did.
     """
+    if name.startswith(SCHEME):
+        return Ssh(name)
     found = list(entry_points(group="keras_relu_suite.devices", name=name))
     if len(found) + (name in BUILT_IN) > 1:
         owners = [e.dist.name if e.dist else "?" for e in found] + ["keras-relu-suite"] * (name in BUILT_IN)
@@ -47,7 +50,7 @@ def get(name: str) -> Device:
     if found:
         device: Device = found[0].load()()
         return device
-    raise UnknownDeviceError(f"Unknown device {name!r}. Expected one of: {', '.join(names())}")
+    raise UnknownDeviceError(f"Unknown device {name!r}. Expected one of: {', '.join(names())}, or ssh://user@host")
 
 
 def survey() -> list[dict[str, Any]]:

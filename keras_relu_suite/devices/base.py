@@ -21,10 +21,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_relu_suite.errors import DeviceCrashed, DeviceRefused, DeviceUnavailable, FileRejected
+from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused, DeviceUnavailable, FileRejected
 from keras_relu_suite.tflite.limits import Limits
 
 RUNNER = Path(__file__).with_name("runner.py")
+HEADER = 2**26  # bytes of JSON, at most
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ class Device:
             return str(error)
         return None
 
+    def _greet(self) -> None:
+        """What a process needs to be sent before it says hello: nothing, if it was started with all it needs."""
+
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is not None:
             return self._process
@@ -111,10 +115,14 @@ class Device:
             raise DeviceUnavailable(f"{self.name} could not be started: {error}") from error
         deadline = time.monotonic() + 60
         try:
+            self._greet()
             hello = self._receive(deadline)
-        except (DeviceCrashed, TimeoutError) as error:
+        except DeviceUnavailable:
             self.close()
-            raise DeviceUnavailable(f"{self.name} did not start: {error}") from error
+            raise
+        except (DeviceError, TimeoutError, ValueError) as error:
+            self.close()
+            raise DeviceUnavailable(f"{self.name} did not start: {error or 'it said nothing'}") from error
         if not hello["ready"]:
             self.close()
             raise DeviceUnavailable(f"{hello['reason']}; install it with: {self.install}")
@@ -156,7 +164,7 @@ class Device:
         except TimeoutError:
             self.close()
             raise DeviceCrashed(f"{self.name} did not finish within {self.time_limit:g} s") from None
-        except DeviceCrashed:
+        except (DeviceCrashed, DeviceUnavailable):
             self.close()
             raise
 
@@ -186,7 +194,7 @@ class Device:
             try:
                 view = view[os.write(process.stdin.fileno(), view[: 1 << 16]) :]
             except BrokenPipeError:
-                raise DeviceCrashed(self._last_words()) from None
+                raise self._ended() from None
 
     def _read(self, n: int, deadline: float) -> bytes:
         assert self._process is not None and self._process.stdout is not None
@@ -198,28 +206,43 @@ class Device:
                 raise TimeoutError
             part = os.read(fd, min(n, 1 << 20))
             if not part:
-                raise DeviceCrashed(self._last_words())
+                raise self._ended()
             parts.append(part)
             n -= len(part)
         return b"".join(parts)
 
     def _receive(self, deadline: float) -> dict[str, Any]:
         (n,) = struct.unpack("<Q", self._read(8, deadline))
+        if n > HEADER:
+            raise ValueError(f"what it sent first is no header, but {struct.pack('<Q', n)!r}…")
         reply: dict[str, Any] = json.loads(self._read(n, deadline))
         return reply
 
+    def _ended(self) -> DeviceError:
+        """What it means that the process has ended."""
+        return DeviceCrashed(self._last_words())
+
+    def _exit_code(self) -> int:
+        """How it ended; a negative number is a signal."""
+        assert self._process is not None
+        try:
+            return self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return 0
+
+    def _said(self) -> str:
+        """What it wrote to stderr."""
+        assert self._stderr is not None
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace")
+
     def _last_words(self) -> str:
         """How the process ended and the last line that it wrote."""
-        assert self._process is not None and self._stderr is not None
-        try:
-            code = self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            code = 0
+        code = self._exit_code()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if code == -signal.SIGPROF:
             return f"{self.name} did not finish within the processor time that a file of its size may take"
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        lines = self._said().strip().splitlines()
         return f"the {self.name} process ended with {how}" + (f": {lines[-1][:200]}" if lines else "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
 from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
 from keras_relu_suite.verify.rules import Finding, finding
-from keras_relu_suite.verify.running import choose, device_finding, functions, start
+from keras_relu_suite.verify.running import choose, device_finding, functions, start, vanished
 
 DEVICES = ("xnnpack", "reference")
 Progress = Callable[[str], None]
@@ -105,14 +106,17 @@ def verify(
                 findings += fidelity.slopes(p.name, p.expected.semantics, file, p.site, mine)
         if arrays is not None and model is not None and description is not None and ports is not None:
             say(f"in place and end to end: {len(arrays[0])} samples")
-            whole = [d for d in running if not isinstance(d, Returned) or d.on_data]
+            there = [d for d in running if d.name not in vanished(running, findings)]
+            whole = [d for d in there if not isinstance(d, Returned) or d.on_data]
             outcome = Comparison(file, pairs, ports, model, description.sites, labels).run(whole, arrays)
-            findings += _in_place_findings(outcome, whole) + _not_on_data(running, whole)
+            findings += _in_place_findings(outcome, whole) + _not_on_data(there, whole)
         else:
             not_compared.append("in place and end to end: needs the Keras model and data")
     finally:
         for device in ours:
             device.close()
+    gone = vanished(running, findings)
+    not_compared += [f"on {name}, in place and end to end: it has vanished" for name in gone if arrays is not None]
     if returned is not None and returned.unread():
         not_compared.append(f"{returned.unread():,} runs of the bundle: their outputs were not looked at (those on "
                             "data need the Keras model and the data)")  # fmt: skip
@@ -124,7 +128,7 @@ def verify(
         sha256=hashlib.sha256(file.data).hexdigest(),
         size=len(file.data),
         reference=reference,
-        devices=tuple(records),
+        devices=tuple(replace(r, unavailable=gone.get(r.name, r.unavailable)) for r in records),
         sites=tuple(site_record(p) for p in pairs),
         checks=tuple(checks),
         in_place=outcome.in_place if outcome else (),

@@ -198,9 +198,9 @@ RULES = {
     ),
     "KRS902": Rule(
         "coverage",
-        "A device that was asked for is not available.",
-        "What it would have computed is not known.",
-        "Install it; see `krs devices`.",
+        "A device that was asked for is not available, or vanished.",
+        "What it would have computed is not known. What it gave before it vanished is in the report.",
+        "Install it, see `krs devices`; or connect it again.",
     ),
     "KRS903": Rule(
         "coverage",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -99,15 +100,13 @@ def _taken(file: File, zeros: list[NDArray[Any]], asked: set[str]) -> bool:
 
 def device_finding(device: Device, error: DeviceError, what: str, probe: bool = False) -> Finding:
     """A crash is the file's fault only on a runtime that still starts; a rejection is not, if it is of a probe."""
-    if isinstance(error, DeviceCrashed):
-        if device.unavailable() is None:
-            return finding("KRS904", f"{device.name} on {what}: {error}", device=device.name)
+    if isinstance(error, DeviceCrashed) and device.unavailable() is None:
+        return finding("KRS904", f"{device.name} on {what}: {error}", device=device.name)
+    if not isinstance(error, DeviceRefused):
         return finding("KRS902", f"{device.name} vanished on {what}: {error}", device=device.name)
     if isinstance(error, FileRejected) and not probe:
         return finding("KRS213", f"{device.name} rejects {what}: {error}", device=device.name)
-    if isinstance(error, DeviceRefused):
-        return finding("KRS903", f"{device.name} refuses {what}: {error}", device=device.name)
-    return finding("KRS902", f"{device.name}: {error}", device=device.name)
+    return finding("KRS903", f"{device.name} refuses {what}: {error}", device=device.name)
 
 
 def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], findings: list[Finding]) -> list[SiteCheck]:
@@ -119,7 +118,8 @@ def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], find
     checks: list[SiteCheck] = []
     with ExitStack() as stack:
         workers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
-        pending: list[tuple[Pair, list[Future[SiteCheck | Finding]]]] = []
+        pending: list[tuple[Pair, list[Future[SiteCheck | Finding | None]]]] = []
+        left: dict[str, list[str]] = {}
         for p in pairs if devices else ():
             probes = exhaust.probes(file, p.site)
             if isinstance(probes, str):
@@ -128,7 +128,7 @@ def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], find
                 )
                 continue
             findings += fidelity.saturation(p.name, p.site, probes)
-            started = [w.submit(_check, p, probes, d) for w, d in zip(workers, devices, strict=True)]
+            started = [w.submit(_check, p, probes, d, left) for w, d in zip(workers, devices, strict=True)]
             pending.append((p, started))
             if len(pending) > AHEAD:  # probes are large: do not make them all before the first has run
                 for future in pending[-AHEAD][1]:
@@ -138,18 +138,41 @@ def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], find
                 if isinstance(result, Finding):
                     findings.append(result)
                     continue
+                if result is None:
+                    continue
                 checks.append(result)
                 if not result:
                     findings.append(_wrong(p, device, result))
+    findings[:] = [_with_left(f, left.get(f.device or "", [])) for f in findings]
     return checks
 
 
-def _check(p: Pair, probes: list[Probe], device: Device) -> SiteCheck | Finding:
+def _check(p: Pair, probes: list[Probe], device: Device, left: dict[str, list[str]]) -> SiteCheck | Finding | None:
+    """None where the device has vanished before; `left` is what each that has vanished was not asked for."""
+    if device.name in left:
+        left[device.name].append(p.name)
+        return None
     try:
         return exhaust.check(p.name, p.site, probes, device)
     except DeviceError as error:
         # It may start the device again, which only the thread that uses it may do.
-        return device_finding(device, error, p.name, probe=True)
+        found = device_finding(device, error, p.name, probe=True)
+        if found.code == "KRS902":
+            left[device.name] = []
+        return found
+
+
+def _with_left(found: Finding, left: Sequence[str]) -> Finding:
+    """The finding that a device has vanished, with what it was not asked for after that."""
+    if found.code != "KRS902" or not left:
+        return found
+    return dataclasses.replace(found, message=f"{found.message}; not checked on it after that: {', '.join(left)}")
+
+
+def vanished(devices: Sequence[Device], findings: Sequence[Finding]) -> dict[str, str]:
+    """The devices that were there and then no more, with the words of the finding."""
+    names = {d.name for d in devices}
+    return {f.device: f.message for f in findings if f.code == "KRS902" and f.device in names}
 
 
 def _wrong(p: Pair, device: Device, check: SiteCheck) -> Finding:
