@@ -1,0 +1,241 @@
+"""scripts/verify_on_device: over a stand-in for adb, over ssh on loopback, by hand; whatever fails is never a pass."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import networks
+import pytest
+import sshd
+from click.testing import CliRunner
+
+from keras_relu_suite import cli
+from keras_relu_suite.errors import KRSError
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+# Runs what a phone's shell would, with the phone's folder in a folder here; says what it was told, word for word.
+ADB = """#!{python}
+import json, os, shutil, subprocess, sys
+root = {root!r}
+with open(root + "/told", "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+words = sys.argv[1:]
+if words[:1] == ["-s"]:
+    words = words[2:]
+here = lambda path: path.replace("/data/local/tmp", root + "/tmp")
+if os.path.exists(root + "/unplugged") or (words[0] == "pull" and os.path.exists(root + "/full")):
+    sys.exit("error: no devices/emulators found")
+if words[0] == "push":
+    shutil.copytree(words[1], here(words[2]))
+elif words[0] == "pull":
+    shutil.copytree(here(words[1]), os.path.join(words[2], os.path.basename(words[1])), dirs_exist_ok=True)
+elif words[0] == "shell" and words[1].startswith("getprop"):
+    print("Stand-in 8" if "model" in words[1] else "15")
+elif words[0] == "shell":
+    sys.exit(subprocess.run(["sh", "-c", here(words[1])], stdin=subprocess.DEVNULL).returncode)
+"""
+RUN_ONE = """
+import sys
+import numpy
+from ai_edge_litert.interpreter import Interpreter
+model, invocations, feed, output = sys.argv[1:]
+interpreter = Interpreter(model)
+interpreter.allocate_tensors()
+d = interpreter.get_input_details()[0]
+values = numpy.fromfile(feed, d["dtype"]).reshape(int(invocations), *d["shape"])
+with open(output, "wb") as file:
+    for value in values:
+        interpreter.set_tensor(d["index"], value)
+        interpreter.invoke()
+        file.write(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).tobytes())
+"""
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """The Python part, with `krs` in this process."""
+    spec = importlib.util.spec_from_file_location("on_device", SCRIPTS / "on_device.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def krs(*words, quiet=False):
+        done = CliRunner().invoke(cli.cli, words, standalone_mode=False)
+        if isinstance(done.exception, KRSError):
+            print(f"krs: {done.exception}", file=sys.stderr)
+            return 2
+        assert done.exception is None, done.exception
+        print(done.output, file=sys.stderr if quiet else sys.stdout)
+        return done.return_value or 0
+
+    monkeypatch.setattr(module, "krs", krs)
+    return module
+
+
+@pytest.fixture
+def phone(tmp_path, monkeypatch):
+    """A stand-in for adb on the PATH, and the folder of its phone."""
+    root = tmp_path / "phone"
+    (root / "tmp").mkdir(parents=True)
+    (root / "bin").mkdir()
+    (root / "bin" / "adb").write_text(ADB.format(python=sys.executable, root=str(root)))
+    (root / "bin" / "adb").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
+    (tmp_path / "run_one.py").write_text(RUN_ONE)
+    yield root
+    assert list((root / "tmp").iterdir()) == [] or (root / "unplugged").exists(), "nothing is left on the phone"
+
+
+def one(tmp_path, more=""):
+    return f"{sys.executable} {tmp_path}/run_one.py {{model}} {{invocations}} {{inputs}} {{outputs}}{more}"
+
+
+def test_a_runner_on_the_phone_for_each_run(script, phone, tmp_path, capsys, int8_file):
+    report = tmp_path / "r.json"
+    arguments = [str(int8_file), "--adb", one(tmp_path), "--serial", "emulator-5554", "--report", str(report)]
+    assert script.main(arguments) == 0
+    assert "HOLDS on outputs of Stand-in 8" in capsys.readouterr().out
+    (device,) = json.loads(report.read_text())["devices"]
+    assert (device["kind"], device["engine"]) == ("Android 15, over adb", Path(sys.executable).name)
+    told = [json.loads(line) for line in (phone / "told").read_text().splitlines()]
+    assert all(words[:2] == ["-s", "emulator-5554"] for words in told)
+    assert [words[2] for words in told[:4]] == ["get-state", "shell", "push", "shell"]
+    assert told[-1][3].startswith("rm -rf /data/local/tmp/krs-outputs-")
+
+
+def test_a_runner_that_reads_the_manifest(script, phone, tmp_path, int8_file):
+    assert script.main([str(int8_file), "--adb", f"{sys.executable} run.py litert"]) == 0
+
+
+def test_a_kernel_that_is_wrong_on_the_phone_is_found(script, phone, tmp_path, int8_file):
+    text = RUN_ONE.replace(".tobytes())", '.tobytes()[:-1] + b"\\x80")')
+    (tmp_path / "run_one.py").write_text(text)
+    assert script.main([str(int8_file), "--adb", one(tmp_path)]) == 1
+
+
+def test_a_run_that_fails_there_is_exit_3_and_the_others_are_judged(script, phone, tmp_path, capsys, int8_file):
+    text = "import sys\nif '0001' in sys.argv[1]:\n    sys.exit('no such op here')\n" + RUN_ONE
+    (tmp_path / "run_one.py").write_text(text)
+    assert script.main([str(int8_file), "--adb", one(tmp_path)]) == 3
+    out = " ".join(capsys.readouterr().out.split())
+    assert "first: outputs of Stand-in 8 run 0001: the runner ended with exit code 1: no such op here" in out
+    assert "second PRELU 3,072 ok" in out
+
+
+@pytest.mark.parametrize("command", ["true", "false", "/no/such/runner {model}"])
+def test_a_runner_that_does_nothing_is_never_a_pass(script, phone, int8_file, command):
+    assert script.main([str(int8_file), "--adb", command]) == 3
+
+
+@pytest.mark.parametrize("trouble", ["unplugged", "full", "no adb"])
+def test_no_phone(script, phone, monkeypatch, capsys, int8_file, trouble):
+    if trouble == "no adb":
+        (phone / "bin" / "adb").unlink()
+        monkeypatch.setenv("PATH", str(phone / "bin"))
+    else:
+        (phone / trouble).touch()
+    assert script.main([str(int8_file), "--adb", f"{sys.executable} run.py"]) == 3
+    said = capsys.readouterr()
+    assert ("apt-get install adb" if trouble == "no adb" else "no devices/emulators found") in said.err
+    assert "no outputs came back" in said.out
+
+
+def test_what_a_shell_would_interpret_is_a_word(script, phone, tmp_path, int8_file, monkeypatch):
+    """In the runner's command, and in the name of a layer."""
+    import keras
+
+    import keras_relu_suite as krs
+
+    monkeypatch.chdir(tmp_path)
+    touch = f"$(touch {tmp_path}/pwned); touch {tmp_path}/pwned `touch {tmp_path}/pwned`"
+    assert script.main([str(int8_file), "--adb", one(tmp_path, f" '{touch}'")]) == 3
+    layers = [keras.layers.Dense(4), keras.layers.LeakyReLU(name="touch__pwned__"), keras.layers.Dense(2)]
+    path = krs.export(keras.Sequential([keras.Input((3,)), *layers]), tmp_path / "m.tflite").path
+    path.write_bytes(path.read_bytes().replace(b"touch__pwned__", b"$(touch pwned)"))
+    assert krs.verify(path, devices=["reference"]).sites[0].name == "$(touch pwned)"
+    assert script.main([str(tmp_path / "m.tflite"), "--adb", one(tmp_path)]) == 0
+    assert not list(tmp_path.glob("**/*pwned*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["--adb", "x", "--ssh", "pi@host"], ["--adb", ""], ["--adb", "'"], ["--adb", "{nosuch}"],
+        ["--adb", "x", "--serial", "-s"], ["--adb", "x", "--serial", "a;b"], ["--ssh", "x; touch pwned"],
+        ["--ssh", "-oProxyCommand=touch pwned"], ["--ssh", "pi@-oProxyCommand=touch"], ["--ssh", "host"],
+    ],
+)  # fmt: skip
+def test_wrong_use_is_exit_2_and_runs_nothing(script, tmp_path, monkeypatch, int8_file, arguments):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as done:
+        script.main([str(int8_file), *arguments])
+    assert done.value.code == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_none(script, phone, tmp_path):
+    assert script.main([str(tmp_path / "none.tflite"), "--adb", "true"]) == 2
+    assert not (phone / "told").exists()
+
+
+def test_by_hand_is_not_a_pass(script, tmp_path, capsys, int8_file):
+    assert script.main([str(int8_file), "--by-hand", str(tmp_path / "b")]) == 3
+    assert "krs verify FILE --outputs" in capsys.readouterr().out and (tmp_path / "b" / "manifest.json").exists()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with sshd.Sshd(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+@pytest.mark.skipif(sshd.MISSING is not None, reason=f"ssh: {sshd.MISSING}")
+@pytest.mark.parametrize("kernels", [p for p in networks.all_devices() if p.values[0] in ("xnnpack", "micro")])
+def test_over_ssh(script, server, monkeypatch, tmp_path, int8_file, kernels):
+    monkeypatch.setenv("KRS_SSH", server.command)
+    # The shell there makes its temporary files where they can be seen, and so does Python.
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\npwd >{tmp_path}/where; exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    where = server.url(f"?python={python}&kernels={kernels}")
+    assert script.main([str(int8_file), "--ssh", where.removeprefix("ssh://")]) == 0
+    assert not Path((tmp_path / "where").read_text().strip()).exists(), "the folder there is removed"
+
+
+@pytest.mark.skipif(sshd.MISSING is not None, reason=f"ssh: {sshd.MISSING}")
+@pytest.mark.parametrize("ends", ["connection", "runner"])
+def test_cut_off_over_ssh_is_exit_3_and_leaves_nothing_there(script, server, monkeypatch, tmp_path, int8_file, ends):
+    monkeypatch.setenv("KRS_SSH", server.command)
+    python = tmp_path / "python"
+    # Killing its grandparent (sh is its parent) is what a lost connection looks like from there.
+    what = "$(ps -o ppid= -p $PPID)" if ends == "connection" else "$$"
+    python.write_text(f"#!/bin/sh\npwd >{tmp_path}/where; kill -9 {what}; sleep 0.2\nexit 1\n")
+    python.chmod(0o755)
+    assert script.main([str(int8_file), "--ssh", server.url(f"?python={python}")]) == 3
+    where = Path((tmp_path / "where").read_text().strip())
+    for _ in range(100):
+        if not where.exists():
+            break
+        script.subprocess.run(["sleep", "0.1"], check=True)
+    assert not where.exists()
+
+
+@pytest.mark.slow
+def test_the_script_itself(phone, tmp_path, int8_file):
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    for name in ("verify_on_device", "on_device.py"):
+        shutil.copy(SCRIPTS / name, folder)
+    (folder / "_env.sh").write_text(
+        f'root={tmp_path}\nstep() {{ echo "$*" >&2; }}\n'
+        f"shared_environment() {{ python={sys.executable}; export PYTHONPATH={SCRIPTS.parent}; }}\n"
+    )
+    command = ["bash", folder / "verify_on_device", int8_file, "--adb", f"{sys.executable} run.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "HOLDS on outputs of" in done.stdout
+    done = subprocess.run(["bash", folder / "verify_on_device", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Not tried: a real phone" in done.stdout
