@@ -23,8 +23,8 @@ def html(content: dict[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
-        function_cell=text.function_cell, slopes=text.slopes_text, scales=text.scales_text, metric=text.metric_text,
-        headline=text.headline,
+        matrix_cell=text.matrix_cell, group_name=text.group_name, slopes=text.slopes_text, scales=text.scales_text,
+        metric=text.metric_text, headline=text.headline,
     )  # fmt: skip
     pictures = [_transfer_curves(v) for v in content["verifications"]]
     training = _training_curves(content["training"]) if content.get("training") else None

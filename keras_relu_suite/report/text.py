@@ -30,15 +30,7 @@ def verification_text(v: dict[str, Any]) -> str:
     parts = [headline(v)]
     if v["reference"] is None:
         parts.insert(0, "This proves what the file computes, not what was trained.")
-    devices = [d["name"] for d in v["devices"]]
-    checks = {(c["site"], c["device"]): c for c in v["checks"]}
-    rows = []
-    for s in v["sites"]:
-        mine = [checks.get((s["name"], d)) for d in devices]
-        most = max((c["compared"] for c in mine if c), default=0)
-        rows.append([s["name"], s["lowering"], f"{most:,}", *(function_cell(c) for c in mine)])
-    columns = [("activation", ""), ("lowering", ""), ("codes × channels", "right"), *((d, "") for d in devices)]
-    parts.append(table(columns, rows))
+    parts.append(_matrix(v))
     parts.append(
         f"compared {v['compared']:,} codes × channels in all; ±1: one LSB off the exact answer, as rounding may"
     )
@@ -59,7 +51,34 @@ def verification_text(v: dict[str, Any]) -> str:
         ))  # fmt: skip
     parts += [_block(f"{f['severity']} {f['code']}: {f['message']}") for f in v["findings"]]
     parts += [_block(f"not compared: {text}") for text in v["not_compared"]]
+    if v["matrix"]["not_checked"]:
+        parts.append(_block("devices not checked: " + ", ".join(n["device"] for n in v["matrix"]["not_checked"])))
     return "\n".join(parts)
+
+
+def _matrix(v: dict[str, Any]) -> str:
+    """Activations × devices; those that agree bit for bit share a column."""
+    m = v["matrix"]
+    rows = []
+    for i, (s, every) in enumerate(zip(v["sites"], m["sites"], strict=True)):
+        cells = [group["cells"][i] for group in m["groups"]]
+        most = max((c["check"]["compared"] for c in cells if c["check"]), default=0)
+        rows.append([s["name"], s["lowering"], f"{most:,}", *map(matrix_cell, cells), " ".join(every["codes"])])
+    columns = [("activation", ""), ("lowering", ""), ("codes × channels", "right"),
+               *((group_name(g), "") for g in m["groups"]), ("everywhere", "")]  # fmt: skip
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return table(columns, rows)
+
+
+def group_name(group: dict[str, Any]) -> str:
+    """`xnnpack = arm64` of devices that agree bit for bit."""
+    return " = ".join(group["devices"])
+
+
+def matrix_cell(cell: dict[str, Any]) -> str:
+    """What one group of devices gave for one activation, with the codes of what was found there."""
+    return " ".join([function_cell(cell["check"]), *cell["codes"]])
 
 
 def headline(v: dict[str, Any]) -> str:

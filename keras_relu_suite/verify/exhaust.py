@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,7 @@ class SiteCheck:
         beyond: How many differ by more than is allowed.
         worst: The largest difference, in LSB for integers, in the allowed error for floats.
         witness: Where it is.
+        answers: A digest of all answers: equal where two devices agree bit for bit.
         table: For an integer site that is not fused, the device's output code for every input code × channel.
     """
 
@@ -57,6 +59,7 @@ class SiteCheck:
     beyond: int
     worst: float
     witness: Witness | None
+    answers: str = ""
     table: NDArray[np.int64] | None = None
 
     def __bool__(self) -> bool:
@@ -73,6 +76,7 @@ class SiteCheck:
             "worst": self.worst,
             "worst_unit": "allowed error" if self.codes is None else "LSB",
             "witness": None if self.witness is None else vars(self.witness),
+            "answers": self.answers,
         }
 
 
@@ -152,6 +156,7 @@ def check(name: str, site: TFLiteSite, site_probes: list[Probe], device: Device)
         beyond=sum(part.beyond for part in parts),
         worst=worst.worst,
         witness=worst.witness,
+        answers=_digest(*(part.answers.encode() for part in parts)),
         table=tables[0] if tables else None,
     )
 
@@ -191,8 +196,13 @@ def _compare(name: str, site: TFLiteSite, probe: Probe, device: Device) -> SiteC
         beyond=wrong,
         worst=float(error[at]),
         witness=witness if error[at] > 0 else None,
+        answers=_digest(got.tobytes()),
         table=got.astype(np.int64) if integers and probe.in_codes else None,
     )
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def _different(codes: NDArray[Any]) -> int:

@@ -200,7 +200,7 @@ class Verification:
         return self.exit_code == 0
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        content: dict[str, Any] = {
             "schema_version": 1,
             "kind": "verification",
             "keras_relu_suite": __version__,
@@ -220,6 +220,7 @@ class Verification:
             "findings": [f.to_dict() for f in self.findings],
             "not_compared": list(self.not_compared),
         }
+        return {**content, "matrix": report.matrix(content)}
 
     def __repr__(self) -> str:
         """One line with the verdict and the worst finding: what pytest shows of `assert krs.verify(...)`."""
