@@ -11,10 +11,11 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from keras_relu_suite.devices.base import Device, Run
+from keras_relu_suite.devices.contract import check_device
 from keras_relu_suite.devices.ssh import SCHEME, Ssh
 from keras_relu_suite.errors import UnknownDeviceError
 
-__all__ = ["BUILT_IN", "Device", "Run", "available", "get", "names", "survey"]
+__all__ = ["BUILT_IN", "Device", "Run", "available", "check_device", "get", "names", "survey"]
 
 _LITERT = "pip install ai-edge-litert"
 

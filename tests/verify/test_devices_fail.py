@@ -79,6 +79,29 @@ def test_a_device_that_vanishes_midway_is_exit_3(monkeypatch, int8_file):
     assert v.exit_code == 3 and any("vanished" in f.message for f in v.findings)
 
 
+@pytest.mark.parametrize("runs", [1, 2, 3, 4])
+def test_what_there_was_before_it_vanished_stays_and_the_rest_is_named(monkeypatch, int8_file, chain, data, runs):
+    """At the first activation, at the second, tapped on data, and untapped: the file on zeros is the first run."""
+
+    def fault(fake, real):
+        if fake.runs > runs:
+            fake.reason = "unplugged"
+            raise DeviceCrashed("gone")
+        return real()
+
+    fake = Fake(fault)
+    use(monkeypatch, fake)
+    v = krs.verify(int8_file, model=chain, data=data, devices=["fake", "reference"])
+    assert v.exit_code == 3 and [f.code for f in v.findings] == ["KRS902"]
+    assert sum(c.device == "fake" for c in v.checks) == min(runs - 1, 2) and not v.to_dict()["matrix"]["groups"] == []
+    assert sum(c.device == "reference" for c in v.checks) == 2 and {e.device for e in v.end_to_end} == {"reference"}
+    assert fake.runs == runs + 1, "a device that has vanished is asked no more"
+    record = next(d for d in v.devices if d.name == "fake")
+    assert "vanished on" in record.unavailable and "unplugged" not in record.engine
+    assert ("not checked on it after that: second" in v.findings[0].message) == (runs == 1)
+    assert any("on fake, in place" in text for text in v.not_compared)
+
+
 def changed(change):
     def fault(fake, real):
         run = real()
