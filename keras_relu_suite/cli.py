@@ -198,9 +198,11 @@ def verify(
         if name != "all":
             registry.get(name)  # an unknown name is wrong use, to be told before a model is loaded
     if "all" in names:
-        names = tuple(registry.available())
-        for left in sorted(set(registry.names()) - set(names)):
-            _say(f"not available, not checked: {left}")
+        found = registry.survey()
+        more = [name for name in names if name != "all"]
+        names = tuple(dict.fromkeys([*(d["name"] for d in found if d["available"]), *more]))
+        for left in (d for d in found if d["name"] not in names):
+            _say(f"not checked, not available: {left['name']}: {left['reason']}")
     _bytes(file)
     loaded = None if model is None else _model(model)
     x, y = (None, None) if data is None else _data(data)

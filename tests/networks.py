@@ -14,14 +14,16 @@ from keras_relu_suite.layers import PReLU
 K = keras.layers
 
 
+def all_devices(names=None):
+    """Every built-in device (or those named) as a test parameter, skipped where this machine does not have it."""
+    return [pytest.param(name, marks=pytest.mark.device(name)) for name in names or devices.BUILT_IN]
+
+
 @functools.cache
-def all_devices():
-    """Every built-in device as a test parameter, skipped with its reason where this machine does not have it."""
-    return [
-        pytest.param(d["name"], marks=pytest.mark.skipif(not d["available"], reason=f"{d['name']}: {d['reason']}"))
-        for d in devices.survey()
-        if d["name"] in devices.BUILT_IN
-    ]
+def missing(name):
+    """Why a device is not available; None if it is."""
+    with devices.get(name) as device:
+        return device.unavailable()
 
 
 def with_slopes(model: keras.Model, low: float = -0.5, high: float = 1.0, seed: int = 0) -> keras.Model:
