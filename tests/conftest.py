@@ -34,6 +34,11 @@ def pytest_runtest_setup(item):
                 pytest.skip(f"{name}: {reason}")
 
 
+def pytest_sessionfinish():
+    """No device outlives the tests."""
+    networks.close()
+
+
 @pytest.fixture(scope="session")
 def data():
     """Images that look like nothing, positive and negative."""

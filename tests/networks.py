@@ -10,6 +10,7 @@ import pytest
 
 from keras_relu_suite import devices
 from keras_relu_suite.layers import PReLU
+from keras_relu_suite.tflite.limits import Limits
 
 K = keras.layers
 
@@ -19,11 +20,29 @@ def all_devices(names=None):
     return [pytest.param(name, marks=pytest.mark.device(name)) for name in names or devices.BUILT_IN]
 
 
+_open = {}
+
+
+def kept(name):
+    """A device that all tests share: arm64 and browser take seconds to start."""
+    if name not in _open:
+        _open[name] = devices.get(name)
+    device = _open[name]
+    device.limits = Limits()  # those that verify() set were of another file
+    return device
+
+
+def close():
+    """End the devices that were kept."""
+    for device in _open.values():
+        device.close()
+    _open.clear()
+
+
 @functools.cache
 def missing(name):
     """Why a device is not available; None if it is."""
-    with devices.get(name) as device:
-        return device.unavailable()
+    return kept(name).unavailable()
 
 
 def with_slopes(model: keras.Model, low: float = -0.5, high: float = 1.0, seed: int = 0) -> keras.Model:

@@ -63,8 +63,8 @@ def vulkan_devices() -> list[tuple[str, bool]]:
 
 
 def choose(files: list[str]) -> tuple[str, bool]:
-    """The first driver with a device that WebGPU takes: the system's own, else one of `files`. The user's choice, in the
-    loader's own variables, stands. Sets these variables.
+    """The first driver with a device that WebGPU takes: the system's own, else one of `files`. Sets the loader's
+    variables; if the user has set them, that choice stands.
 
     Returns:
         The devices' names, and whether all of them are software.

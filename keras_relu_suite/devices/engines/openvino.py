@@ -15,7 +15,7 @@ class Engine:
     """OpenVINO's CPU plugin, in float32, on one thread."""
 
     def __init__(self, arguments: list[str]) -> None:
-        # Reading a file would send a report of it out, from a forked process that may hang for good with our pipes open.
+        # Reading a file would send a report of it out, from a forked process that may hang for good, our pipes open.
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
 
         import openvino
