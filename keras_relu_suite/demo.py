@@ -117,7 +117,7 @@ def demo(folder: str | os.PathLike[str] = "demo", say: Callable[[str], None] = p
         export(model, path, mode=mode, calibration=x[:CALIBRATION] if mode == "int8" else None)
     model.save(out / "model.keras")
     np.savez(out / "test.npz", x=x_test, y=y_test)
-    present = devices.available()
+    present = devices.available(devices.HOST)
     say(f"[3/4] verify both on {', '.join(present)}")
     verifications = {
         mode: verify(path, model=model, data=x_test, labels=y_test, devices=present) for mode, path in files.items()

@@ -25,6 +25,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_runtest_setup(item):
+    """Tests marked `device` need that device; without it they are skipped, and -ra lists why."""
+    for mark in item.iter_markers("device"):
+        for name in mark.args:
+            reason = networks.missing(name)
+            if reason is not None:
+                pytest.skip(f"{name}: {reason}")
+
+
+def pytest_sessionfinish():
+    """No device outlives the tests."""
+    networks.close()
+
+
 @pytest.fixture(scope="session")
 def data():
     """Images that look like nothing, positive and negative."""

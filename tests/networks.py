@@ -10,18 +10,39 @@ import pytest
 
 from keras_relu_suite import devices
 from keras_relu_suite.layers import PReLU
+from keras_relu_suite.tflite.limits import Limits
 
 K = keras.layers
 
 
+def all_devices(names=None):
+    """Every built-in device (or those named) as a test parameter, skipped where this machine does not have it."""
+    return [pytest.param(name, marks=pytest.mark.device(name)) for name in names or devices.BUILT_IN]
+
+
+_open = {}
+
+
+def kept(name):
+    """A device that all tests share: arm64 and browser take seconds to start."""
+    if name not in _open:
+        _open[name] = devices.get(name)
+    device = _open[name]
+    device.limits = Limits()  # those that verify() set were of another file
+    return device
+
+
+def close():
+    """End the devices that were kept."""
+    for device in _open.values():
+        device.close()
+    _open.clear()
+
+
 @functools.cache
-def all_devices():
-    """Every built-in device as a test parameter, skipped with its reason where this machine does not have it."""
-    return [
-        pytest.param(d["name"], marks=pytest.mark.skipif(not d["available"], reason=f"{d['name']}: {d['reason']}"))
-        for d in devices.survey()
-        if d["name"] in devices.BUILT_IN
-    ]
+def missing(name):
+    """Why a device is not available; None if it is."""
+    return kept(name).unavailable()
 
 
 def with_slopes(model: keras.Model, low: float = -0.5, high: float = 1.0, seed: int = 0) -> keras.Model:

@@ -21,7 +21,7 @@ def test_the_demo(tmp_path):
     assert sorted(p.name for p in result.folder.iterdir()) == [
         "model.keras", "model_float32.tflite", "model_int8.tflite", "report.html", "report.json", "test.npz",
     ]  # fmt: skip
-    assert len(result.lines) == 6 + len(devices.available())
+    assert len(result.lines) == 6 + len(devices.available(devices.HOST))
     content = json.loads((result.folder / "report.json").read_text())
     assert [f["accuracy"] > 0.97 for f in content["files"]] == [True, True]
     assert content["training"][-1]["sites"][0]["samples"] == 1437

@@ -6,24 +6,33 @@ arguments that returns a `Device`. `ssh://user@host` names another machine, see 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Any
 
+from keras_relu_suite.devices.arm64 import Arm64
 from keras_relu_suite.devices.base import Device, Run
+from keras_relu_suite.devices.browser import Browser
 from keras_relu_suite.devices.contract import check_device
+from keras_relu_suite.devices.gpu import GPU
+from keras_relu_suite.devices.openvino import OpenVINO
 from keras_relu_suite.devices.ssh import SCHEME, Ssh
 from keras_relu_suite.errors import UnknownDeviceError
 
-__all__ = ["BUILT_IN", "Device", "Run", "available", "check_device", "get", "names", "survey"]
+__all__ = ["BUILT_IN", "HOST", "Device", "Run", "available", "check_device", "get", "names", "survey"]
 
 _LITERT = "pip install ai-edge-litert"
 
+HOST = ("xnnpack", "builtin", "reference", "micro")  # on this processor, from nothing but pip
 BUILT_IN: dict[str, Callable[[], Device]] = {
     "xnnpack": lambda: Device("xnnpack", "host CPU", _LITERT),
     "builtin": lambda: Device("builtin", "host CPU", _LITERT),
     "reference": lambda: Device("reference", "host CPU", _LITERT),
     "micro": lambda: Device("micro", "host CPU, microcontroller kernels", "pip install tflite-micro"),
+    "gpu": GPU,
+    "arm64": Arm64,
+    "browser": Browser,
+    "openvino": OpenVINO,
 }
 
 
@@ -48,16 +57,18 @@ def get(name: str) -> Device:
         )
     if name in BUILT_IN:
         return BUILT_IN[name]()
+    if name.startswith("arm64:"):
+        return Arm64(name.partition(":")[2])
     if found:
         device: Device = found[0].load()()
         return device
     raise UnknownDeviceError(f"Unknown device {name!r}. Expected one of: {', '.join(names())}, or ssh://user@host")
 
 
-def survey() -> list[dict[str, Any]]:
-    """Every device as a plain dict: name, available, reason, kind, engine, version."""
+def survey(only: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """Every device (or those named) as a plain dict: name, available, reason, kind, engine, version, platform."""
     found = []
-    for name in names():
+    for name in names() if only is None else only:
         with get(name) as device:
             reason = device.unavailable()
             found.append(
@@ -68,11 +79,12 @@ def survey() -> list[dict[str, Any]]:
                     "kind": device.kind,
                     "engine": device.engine,
                     "version": device.version,
+                    "platform": device.platform,
                 }
             )
     return found
 
 
-def available() -> list[str]:
-    """The names of the devices that this machine has."""
-    return [device["name"] for device in survey() if device["available"]]
+def available(only: Iterable[str] | None = None) -> list[str]:
+    """The names of the devices (or of those named) that this machine has."""
+    return [device["name"] for device in survey(only) if device["available"]]

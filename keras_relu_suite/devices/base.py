@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused, DeviceUnavailable, FileRejected
+from keras_relu_suite.tflite import schema
 from keras_relu_suite.tflite.limits import Limits
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -52,8 +54,9 @@ class Device:
         install: The command that would make it available.
         time_limit: Seconds that one request may take.
 
-    `limits` may be set to what the process is to be held to beside it (by the file that it runs). A context manager:
-    leaving it ends the process.
+    `engine`, `version` and `platform` (the driver, emulator or browser below the engine, where there is one) are known
+    once it has started. `limits` may be set to what the process is to be held to beside it (by the file that it runs).
+    A context manager: leaving it ends the process.
     """
 
     def __init__(self, name: str, kind: str, install: str, time_limit: float = 120.0) -> None:
@@ -64,13 +67,18 @@ class Device:
         self.limits = Limits()
         self.engine = ""
         self.version = ""
+        self.platform = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
 
     # Life of the process.
 
     def command(self) -> list[str]:
-        """What starts the runner."""
+        """What starts the runner.
+
+        Raises:
+            DeviceUnavailable: something that it needs is not there.
+        """
         return [sys.executable, str(RUNNER), self.name]
 
     def __enter__(self) -> Device:
@@ -84,7 +92,9 @@ class Device:
     def close(self) -> None:
         """End the process, if there is one."""
         if self._process is not None:
-            self._process.kill()
+            # The whole group: a process that the engine started holds our pipes, and would outlive it.
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.communicate()
             self._process = None
         if self._stderr is not None:
@@ -99,16 +109,21 @@ class Device:
             return str(error)
         return None
 
+    def available(self) -> bool:
+        """Whether the device is there; `unavailable` says why not."""
+        return self.unavailable() is None
+
     def _greet(self) -> None:
         """What a process needs to be sent before it says hello: nothing, if it was started with all it needs."""
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is not None:
             return self._process
+        command = self.command()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         try:
             self._process = subprocess.Popen(
-                self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, start_new_session=True
             )
         except OSError as error:
             self.close()
@@ -127,6 +142,7 @@ class Device:
             self.close()
             raise DeviceUnavailable(f"{hello['reason']}; install it with: {self.install}")
         self.engine, self.version = hello["engine"], hello["version"]
+        self.kind, self.platform = hello.get("kind", self.kind), hello.get("platform", self.platform)
         return self._process
 
     # One request.
@@ -167,6 +183,20 @@ class Device:
         except (DeviceCrashed, DeviceUnavailable):
             self.close()
             raise
+
+    def run_probe(self, model: bytes, inputs: Sequence[NDArray[Any]], outputs: int) -> Run:
+        """As `run`, for a model of ours, whose inputs and outputs a device may change if the codes stay the same."""
+        return self.run(model, inputs, outputs)
+
+    def placement(self, model: bytes) -> tuple[str, ...] | None:
+        """The ops that really run, by the engine's names, DELEGATE for what a delegate took over; None if it tells not.
+
+        Raises:
+            DeviceError: as `run`.
+        """
+        file = schema.read(model)
+        zeros = [np.zeros((1, *file.tensors[i].shape), file.tensors[i].dtype) for i in file.inputs]
+        return self.run(model, zeros, len(file.outputs)).executed or None
 
     def _answer(self, deadline: float) -> Run:
         """What came back. A process whose memory a file has damaged may send anything."""

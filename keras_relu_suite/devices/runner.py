@@ -1,12 +1,14 @@
 """Runs .tflite models in a process of its own, with nothing but NumPy and one runtime.
 
     python runner.py {xnnpack|builtin|reference|micro}
+    python runner.py ENGINE.py [ARGUMENT...]
 
 This file is started by its path, never imported by the package, so that it costs neither keras nor TensorFlow and can
-be sent alone to another machine. It speaks frames on stdin and stdout: 8 bytes little-endian length, that much JSON,
-then the raw bytes that the JSON announces.
+be sent alone to another machine, or with one file of engines/. It speaks frames on stdin and stdout: 8 bytes
+little-endian length, that much JSON, then the raw bytes that the JSON announces.
 
-First it sends {"ready": true, "engine": …, "version": …} or {"ready": false, "reason": …}. Then for each request
+First it sends {"ready": true, "engine": …, "version": …, "kind": …, "platform": …}, the last two only where the engine
+finds them out, or {"ready": false, "reason": …}. Then for each request
 {"model": bytes, "inputs": [{"dtype", "shape"}, …], "repeats": n, "seconds": s, "memory": bytes}, the model and the
 inputs (N invocations along axis 0), it answers {"ok": true, "outputs": [{"dtype", "shape"}, …], "seconds": […],
 "executed": […]} and the outputs, or {"ok": false, "stage": "load" | "invoke", "message": …, "lacks": whether the
@@ -18,6 +20,7 @@ a file that hangs or runs away is stopped: SIGPROF ends this process, an allocat
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -29,7 +32,11 @@ import time
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-import numpy as np
+HERE = os.path.dirname(os.path.abspath(__file__))
+if sys.path[:1] == [HERE]:  # what lies beside this file is no module of ours: openvino.py is not openvino
+    del sys.path[0]
+
+import numpy as np  # noqa: E402
 
 # What LiteRT says where it has no such op, version of an op, or type, and not that the model contradicts itself.
 LACKS = re.compile(r"Didn't find op|unresolved custom op|Select TensorFlow op|[Tt]ype\b[^.]*\b(not |un)supported")
@@ -153,6 +160,17 @@ class Micro:
         return [np.array(self.session.get_output(i)) for i in range(self.count)]
 
 
+def made(name: str, arguments: list[str]) -> Any:
+    """The engine of that name, or the one that a file has."""
+    if not name.endswith(".py"):
+        return Micro() if name == "micro" else LiteRT(name)
+    spec = importlib.util.spec_from_file_location("engine", name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Engine(arguments)
+
+
 def first_words(since: int) -> str:
     """What was written to stderr since it had that size, if it is a file: TFLM says nowhere else what it lacks."""
     try:
@@ -219,11 +237,12 @@ def main() -> None:
     os.dup2(2, 1)
     stdin = sys.stdin.buffer
     try:
-        engine: Any = Micro() if sys.argv[1] == "micro" else LiteRT(sys.argv[1])
+        engine = made(sys.argv[1], sys.argv[2:])
     except Exception as error:
         send(stdout, {"ready": False, "reason": f"{type(error).__name__}: {error}"})
         return
-    send(stdout, {"ready": True, "engine": engine.engine, "version": engine.version})
+    found = {key: getattr(engine, key) for key in ("engine", "version", "kind", "platform") if hasattr(engine, key)}
+    send(stdout, {"ready": True, **found})
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashing is what some files do: leave no dumps behind
     own = private_bytes()
     while True:

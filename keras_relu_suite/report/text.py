@@ -175,7 +175,7 @@ def devices_text(devices: Sequence[dict[str, Any]]) -> str:
                 d["name"],
                 "available" if d["available"] else d["reason"],
                 d["kind"],
-                f"{d['engine']} {d['version']}".strip(),
+                f"{d['engine']} {d['version']}".strip() + (f" on {d['platform']}" if d["platform"] else ""),
             ]
             for d in devices
         ],

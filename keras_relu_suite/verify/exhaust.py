@@ -162,7 +162,7 @@ def check(name: str, site: TFLiteSite, site_probes: list[Probe], device: Device)
 
 
 def _compare(name: str, site: TFLiteSite, probe: Probe, device: Device) -> SiteCheck:
-    got = device.run(probe.model, probe.inputs, outputs=1).outputs[0][0]
+    got = device.run_probe(probe.model, probe.inputs, outputs=1).outputs[0][0]
     integers = got.dtype.kind in "iu"
     x = np.broadcast_to(probe.x, got.shape)
     expected: NDArray[Any] = probe.best if integers else probe.exact

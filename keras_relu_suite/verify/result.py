@@ -34,6 +34,7 @@ class DeviceRecord:
     version: str
     unavailable: str | None
     executed: tuple[str, ...] = ()
+    platform: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "executed": list(self.executed)}

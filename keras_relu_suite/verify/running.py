@@ -69,7 +69,11 @@ def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], fi
                 running.append(device)
             except DeviceError as error:
                 refused[device.name] = error
-        records.append(DeviceRecord(device.name, device.kind, device.engine, device.version, reason, executed))
+        records.append(
+            DeviceRecord(
+                device.name, device.kind, device.engine, device.version, reason, executed, device.platform
+            )  # fmt: skip
+        )
     nowhere = _lacking(refused.values()) and not running and not _taken(file, zeros, set(refused))
     for name, why in refused.items():
         device = next(d for d in devices if d.name == name)

@@ -71,7 +71,7 @@ class Tap:
             DeviceError: the device refused, crashed or is not there.
             FileRejected: a tensor has another size than the file says.
         """
-        result = device.run(self.model, feeds, outputs=len(self.tensors))
+        result = device.run_probe(self.model, feeds, outputs=len(self.tensors))
         by_tensor = {t: self._real(t, a) for t, a in zip(self.tensors, result.outputs, strict=True)}
         for index, feed in zip(self.file.inputs, feeds, strict=True):
             by_tensor.setdefault(index, self._real(index, feed))

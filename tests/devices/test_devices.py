@@ -47,11 +47,11 @@ READY = 'send({"ready": True, "engine": "e", "version": "1"})\n'
 
 @pytest.mark.parametrize("name", networks.all_devices())
 def test_built_in_devices_run_and_tell_their_version(float_file, name):
-    with devices.get(name) as device:
-        assert device.unavailable() is None
-        run = device.run(float_file.read_bytes(), ZEROS, outputs=1, repeats=3)
-        assert run.outputs[0].shape == (1, 1, 4) and len(run.seconds) == 3 and min(run.seconds) > 0
-        assert device.version
+    device = networks.kept(name)
+    assert device.unavailable() is None
+    run = device.run(float_file.read_bytes(), ZEROS, outputs=1, repeats=3)
+    assert run.outputs[0].shape == (1, 1, 4) and len(run.seconds) == 3 and min(run.seconds) > 0
+    assert device.version
 
 
 def test_the_delegate_shows_in_what_was_executed(int8_file):
@@ -63,10 +63,11 @@ def test_the_delegate_shows_in_what_was_executed(int8_file):
 
 @pytest.mark.parametrize("name", networks.all_devices())
 def test_a_broken_file_is_refused_and_the_device_lives_on(float_file, name):
-    with devices.get(name) as device:
-        with pytest.raises(DeviceRefused):
-            device.run(float_file.read_bytes()[:500], ZEROS, outputs=1)
-        assert device.run(float_file.read_bytes(), ZEROS, outputs=1).outputs
+    device = networks.kept(name)
+    with pytest.raises(DeviceRefused):
+        device.run(float_file.read_bytes()[:500], ZEROS, outputs=1)
+    process = device._process
+    assert device.run(float_file.read_bytes(), ZEROS, outputs=1).outputs and device._process is process is not None
 
 
 def test_a_crash_names_the_signal_and_the_next_run_starts_anew(scripted):
@@ -122,4 +123,14 @@ def test_survey():
     found = {d["name"]: d for d in devices.survey()}
     assert set(found) >= set(devices.BUILT_IN)
     assert found["reference"]["available"] and found["reference"]["reason"] is None
-    assert set(devices.available()) <= set(found)
+    for d in found.values():
+        assert set(d) == {"name", "available", "reason", "kind", "engine", "version", "platform"}
+        assert d["engine"] and d["version"] if d["available"] else "install" in d["reason"]
+
+
+def test_a_survey_of_some(monkeypatch):
+    absent = Device("absent", "test", "nothing")
+    monkeypatch.setattr(absent, "unavailable", lambda: "gone")
+    monkeypatch.setattr(devices, "BUILT_IN", {**devices.BUILT_IN, "absent": lambda: absent})
+    assert [d["name"] for d in devices.survey(["absent", "reference"])] == ["absent", "reference"]
+    assert devices.available(["absent", "reference"]) == ["reference"]

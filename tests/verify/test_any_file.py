@@ -18,7 +18,7 @@ from keras_relu_suite.verify import exhaust
 
 CPU = ("xnnpack", "builtin", "reference")
 ALPHA = np.array([-0.5, 0.1, 0.9, 0.3]).reshape(1, 1, 4)
-NEEDS_MICRO = pytest.mark.skipif("micro" not in devices.available(), reason="tflite-micro is not installed")
+NEEDS_MICRO = pytest.mark.skipif(not devices.available(["micro"]), reason="tflite-micro is not installed")
 
 
 def codes(v):

@@ -41,7 +41,7 @@ def files(bench):
 @pytest.fixture(scope="module")
 def opened():
     """Processes that all the verifications here share."""
-    there = {name: devices.get(name) for name in devices.available() if name in devices.BUILT_IN}
+    there = {name: devices.get(name) for name in devices.available(devices.HOST)}
     yield there
     for device in there.values():
         device.close()

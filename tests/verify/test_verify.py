@@ -13,7 +13,7 @@ import keras_relu_suite as krs
 from keras_relu_suite import devices, errors
 from keras_relu_suite.tflite import graph, names, schema
 
-ALL = tuple(devices.available())
+ALL = tuple(devices.available(devices.HOST))
 
 
 def codes(v):

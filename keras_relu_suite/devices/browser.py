@@ -1,0 +1,37 @@
+"""`browser`: LiteRT.js, as a web page runs it, in a headless Chromium."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+
+from keras_relu_suite.devices import places
+from keras_relu_suite.devices.base import RUNNER
+from keras_relu_suite.devices.float_io import FloatIO
+from keras_relu_suite.errors import DeviceUnavailable
+
+
+class Browser(FloatIO):
+    """WebAssembly in a browser that is started for it, on a page that only this process can reach."""
+
+    reason = "LiteRT.js takes float inputs and outputs alone"
+
+    def __init__(self) -> None:
+        super().__init__("browser", "browser", f"{places.SCRIPT} browser")
+        self._profile: tempfile.TemporaryDirectory[str] | None = None
+
+    def command(self) -> list[str]:
+        browser = places.program("chromium", "chromium-browser", "google-chrome")
+        packages = places.folder() / "npm" / "node_modules"
+        if browser is None:
+            raise DeviceUnavailable(f"there is no Chromium; install it with: {self.install}")
+        if not (packages / "@litertjs" / "core" / "package.json").is_file():
+            raise DeviceUnavailable(f"there is no @litertjs/core in {str(packages)!r}; install it with: {self.install}")
+        self._profile = tempfile.TemporaryDirectory(prefix="krs-browser-", ignore_cleanup_errors=True)
+        return [sys.executable, str(RUNNER), places.engine("browser"), browser, str(packages), self._profile.name]
+
+    def close(self) -> None:
+        super().close()
+        if self._profile is not None:
+            self._profile.cleanup()
+            self._profile = None
