@@ -96,18 +96,20 @@ def export(
         samples = calibrate.collect(calibration, inputs, spec.batch_size, calibration_samples)
     count = len(next(iter(samples.values()), ()))
     lowered.check(description.sites, spec.lowering)
-    ready = kept.Prepared(model, description, ())
+    ready = kept.Prepared(model, description)
     if samples or spec.equalize:
         ready = kept.prepared(model, description, inputs, samples, spec)
     data = _convert(ready.model, ready.description.sites, inputs, spec, samples)
     low = lowered.lower(data, ready.description.sites, spec.lowering, spec.target)
     data, sites, findings = _with_metadata(low, ready.description, spec, count)
     data = note.written(data, model, ready.scales)
-    findings = ready.lines + findings
+    if ready.losses is not None:
+        findings = ready.losses.lines() + findings
     if samples:
         findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))
     report.files.write(destination, data)
-    return Exported(destination, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings, count)
+    digest = hashlib.sha256(data).hexdigest()
+    return Exported(destination, mode, len(data), digest, sites, findings, count, ready.losses)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

@@ -43,13 +43,13 @@ class Prepared:
 
     Args:
         model, description: The model and its sites.
-        lines: What int8 will lose of it, one line for each site and kind of loss.
+        losses: What int8 will lose of it; None where no data tells.
         scales: What its channels were divided by, by site; empty if it is the user's own model.
     """
 
     model: keras.Model
     description: Description
-    lines: tuple[str, ...]
+    losses: Kept | None = None
     scales: Mapping[str, Floats] = field(default_factory=dict)
 
 
@@ -68,17 +68,17 @@ def prepared(
         reaches = reach.measured(model, description.sites, {name: a[:whole] for name, a in samples.items()})
     wide = {one.site for one in reaches}  # our lowerings are not the converter's, and say what they do to slopes
     if not pairs.can_be_read(model) and not spec.equalize:
-        return Prepared(model, description, of(reaches, wide=wide, bits=bits).lines())
+        return Prepared(model, description, of(reaches, wide=wide, bits=bits))
     plan, weights = equalize.planned(model, reach.largest(reaches))
     obstacles = {one.site: one.reason for one in plan.skipped}
     if not spec.equalize:
-        lines = of(reaches, scales=plan.scales, obstacles=obstacles, wide=wide, bits=bits).lines()
-        return Prepared(model, description, lines)
+        losses = of(reaches, scales=plan.scales, obstacles=obstacles, wide=wide, bits=bits)
+        return Prepared(model, description, losses)
     copy = equalize.with_weights(model, weights)
     sites = probe.executed(copy, describe(copy).sites, inputs)
     after = [rescaled(one, plan.scales[one.site]) if one.site in plan.scales else one for one in reaches]
-    lines = of(after, obstacles=obstacles, wide=wide, bits=bits).lines()
-    return Prepared(copy, Description(sites, description.unread), lines, plan.scales)
+    losses = of(after, obstacles=obstacles, wide=wide, bits=bits)
+    return Prepared(copy, Description(sites, description.unread), losses, plan.scales)
 
 
 def of(

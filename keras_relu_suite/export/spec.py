@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_relu_suite.errors import UsageError
 from keras_relu_suite.export import lowering
+from keras_relu_suite.export.losses import Kept
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 # The type of the activations in the modes that compute in integers, which is what their inputs and outputs may have.
@@ -77,6 +78,8 @@ class Exported:
         sites: The activations in it: name, activation, lowering.
         findings: What its user should know, such as activations that the converter took apart.
         calibration_samples: How many samples the ranges come from; 0 where none are needed.
+        losses: Every slope and unit that the integers lose over these samples, told before the conversion; None where
+            none were given.
     """
 
     path: Path
@@ -86,6 +89,7 @@ class Exported:
     sites: tuple[dict[str, Any], ...]
     findings: tuple[str, ...] = ()
     calibration_samples: int = 0
+    losses: Kept | None = None
 
     def __bool__(self) -> bool:
         return not self.findings
@@ -109,4 +113,5 @@ class Exported:
             "sites": list(self.sites),
             "calibration_samples": self.calibration_samples,
             "findings": list(self.findings),
+            "losses": None if self.losses is None else self.losses.to_dict(),
         }
