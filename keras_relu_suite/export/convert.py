@@ -20,7 +20,8 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
-from keras_relu_suite.export import calibrate, emit, kept, lowered, note, refused
+from keras_relu_suite.export import calibrate, emit, kept, lowered, note, ranged, refused, steps
+from keras_relu_suite.export.ranges import Held
 from keras_relu_suite.export.signature import Inputs, inference, model_inputs
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.layers import ConcatenatedReLU
@@ -41,6 +42,7 @@ def export(
     lowering: str = "auto",
     target: str = "cpu",
     equalize: bool = False,
+    ranges: str = "minmax",
 ) -> Exported:
     """Write `model` as a .tflite file, every activation under its layer's name and with its trained slopes beside it.
 
@@ -63,6 +65,12 @@ def export(
         equalize: Rescale the channels between two layers first, which changes no output, so that int8 keeps more of
             their slopes and units: what is converted is `equalized(model, calibration)[0]`, and a note in the file lets
             `verify` compare it with `model`. Default False.
+        ranges: For int8, which of a tensor's values its 256 codes hold; what is left out clips, and the result's `held`
+            and `summary()` say how much that is. `"minmax"` (default): all; `"percentile"`: without the 0.005 % that
+            are lowest and the 0.005 % that are highest, `"percentile:99.9"` without 0.05 % and 0.05 %;
+            `"moving_average"`: the average of the extremes of the samples (of the batches of `batch_size`), each
+            counting 0.99 times the next, `"moving_average:0.9"` 0.9 times. A few outliers then do not make the steps of
+            all other values coarse.
 
     Raises:
         UsageError: an argument that cannot be, a path that cannot be written.
@@ -74,9 +82,11 @@ def export(
 
     The same model, calibration and versions give the same bytes.
     """
-    spec = Spec(mode, io, batch_size, lowering, target, equalize)
+    spec = Spec(mode, io, batch_size, lowering, target, equalize, ranges)
     destination = _target(path)
     if hasattr(model, "to_int8"):  # what quantization_aware() gives
+        if spec.ranges != "minmax":
+            raise UsageError(f"The ranges of a quantisation-aware model come of its training. Received: {ranges=}")
         data, sites, findings = model.to_int8(spec, calibration)
         report.files.write(destination, data)
         return Exported(destination, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings)
@@ -100,16 +110,22 @@ def export(
     if samples or spec.equalize:
         ready = kept.prepared(model, description, inputs, samples, spec)
     data = _convert(ready.model, ready.description.sites, inputs, spec, samples)
+    held: tuple[Held, ...] = ()
+    if spec.ranges != "minmax":
+        with _quiet():
+            data, held = ranged.quantized(data, ready.description.sites, spec, samples)
     low = lowered.lower(data, ready.description.sites, spec.lowering, spec.target)
     data, sites, findings = _with_metadata(low, ready.description, spec, count)
     data = note.written(data, model, ready.scales)
+    losses = None
     if ready.losses is not None:
-        findings = ready.losses.lines() + findings
+        losses = ready.losses(steps.around(data, ready.description.sites))
+        findings = losses.lines() + findings
     if samples:
         findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))
     report.files.write(destination, data)
     digest = hashlib.sha256(data).hexdigest()
-    return Exported(destination, mode, len(data), digest, sites, findings, count, ready.losses)
+    return Exported(destination, mode, len(data), digest, sites, findings, count, losses, held)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -126,6 +142,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
 def _convert(
     model: keras.Model, sites: Sequence[Site], inputs: Inputs, spec: Spec, samples: calibrate.Arrays
 ) -> bytes:
+    """The converter's file; a float one with the extremes of its tensors where `spec` does not take those."""
     import tensorflow as tf
 
     at = probe.points(sites)
@@ -151,6 +168,7 @@ def _convert(
             tf.saved_model.save(module, folder, signatures={"serving_default": concrete})
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
             _configure(converter, spec, samples)
+            converter._experimental_calibrate_only = spec.ranges != "minmax"
             return bytes(converter.convert())
         except Exception as error:  # the converter raises whatever it likes; its text stays in __cause__
             why = refused.explained(error, model, inference(model, inputs, spec.batch_size))
@@ -178,10 +196,7 @@ def _configure(converter: Any, spec: Spec, samples: calibrate.Arrays) -> None:
             if spec.mode == "int8"
             else tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         ]
-        converter.representative_dataset = lambda: (
-            {names.argument(name): array for name, array in batch.items()}
-            for batch in calibrate.batches(samples, spec.batch_size)
-        )
+        converter.representative_dataset = lambda: ranged.fed(samples, spec)
         if spec.io != "float32":
             converter.inference_input_type = converter.inference_output_type = tf.as_dtype(spec.io)
 
