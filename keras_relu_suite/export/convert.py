@@ -20,7 +20,7 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
-from keras_relu_suite.export import calibrate, emit, kept, lowered, note, ranged, refused, steps
+from keras_relu_suite.export import calibrate, emit, ethos, kept, lowered, note, ranged, refused, steps
 from keras_relu_suite.export.ranges import Held
 from keras_relu_suite.export.signature import Inputs, inference, model_inputs
 from keras_relu_suite.export.spec import Exported, Spec
@@ -61,7 +61,8 @@ def export(
         lowering: What rectifiers with slopes become in an integer file. `"auto"` (default): the fastest ops on the
             target that stay within 2 LSB over every code and keep every slope; or `"leaky"`, `"native"`, `"depthwise"`,
             `"multiply"`, `"pair"`, `"split"`. The worst case of what was taken is in the result's `sites`.
-        target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`.
+        target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`. For `"ethos-u"`
+            the ops that stay off the NPU are among the findings, if Arm's compiler `vela` is there (extra `ethos-u`).
         equalize: Rescale the channels between two layers first, which changes no output, so that int8 keeps more of
             their slopes and units: what is converted is `equalized(model, calibration)[0]`, and a note in the file lets
             `verify` compare it with `model`. Default False.
@@ -88,6 +89,7 @@ def export(
         if spec.ranges != "minmax":
             raise UsageError(f"The ranges of a quantisation-aware model come of its training. Received: {ranges=}")
         data, sites, findings = model.to_int8(spec, calibration)
+        findings += _placement(data, sites, spec)
         report.files.write(destination, data)
         return Exported(destination, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings)
     if keras.backend.backend() != "tensorflow":
@@ -123,9 +125,15 @@ def export(
         findings = losses.lines() + findings
     if samples:
         findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))
+    findings += _placement(data, sites, spec)
     report.files.write(destination, data)
     digest = hashlib.sha256(data).hexdigest()
     return Exported(destination, mode, len(data), digest, sites, findings, count, losses, held)
+
+
+def _placement(data: bytes, sites: Sequence[dict[str, Any]], spec: Spec) -> tuple[str, ...]:
+    """What does not run where the file is to run."""
+    return ethos.findings(data, [site["name"] for site in sites]) if spec.target == "ethos-u" else ()
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
