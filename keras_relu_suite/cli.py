@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from keras_relu_suite import _bar
 from keras_relu_suite._version import __version__
 from keras_relu_suite.errors import CalibrationError, KRSError, ModelError, UsageError
 
@@ -152,10 +153,11 @@ def export(
     _import(modules)
     loaded = _model(model)
     calibration = None if data is None else _data(data)[0]
-    result = run(
-        loaded, path, mode, calibration, io, batch_size, calibration_samples,
-        lowering=lowering, target=target, equalize=equalize, ranges=ranges,
-    )  # fmt: skip
+    with _bar.shown() as progress:
+        result = run(
+            loaded, path, mode, calibration, io, batch_size, calibration_samples,
+            lowering=lowering, target=target, equalize=equalize, ranges=ranges, progress=progress,
+        )  # fmt: skip
     _print(result, as_json)
     return 0 if result or not strict else 1
 

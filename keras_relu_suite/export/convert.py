@@ -21,6 +21,7 @@ from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
 from keras_relu_suite.export import calibrate, emit, ethos, kept, lowered, note, ranged, refused, steps
+from keras_relu_suite.export.ranged import Told
 from keras_relu_suite.export.ranges import Held
 from keras_relu_suite.export.signature import Inputs, inference, model_inputs
 from keras_relu_suite.export.spec import Exported, Spec
@@ -43,6 +44,7 @@ def export(
     target: str = "cpu",
     equalize: bool = False,
     ranges: str = "minmax",
+    progress: Told | None = None,
 ) -> Exported:
     """Write `model` as a .tflite file, every activation under its layer's name and with its trained slopes beside it.
 
@@ -72,6 +74,7 @@ def export(
             `"moving_average"`: the average of the extremes of the samples (of the batches of `batch_size`), each
             counting 0.99 times the next, `"moving_average:0.9"` 0.9 times. A few outliers then do not make the steps of
             all other values coarse.
+        progress: Called with what is being done, how much of it is done, and of how much (0: not known). Default: not.
 
     Raises:
         UsageError: an argument that cannot be, a path that cannot be written.
@@ -83,6 +86,7 @@ def export(
 
     The same model, calibration and versions give the same bytes.
     """
+    told = progress or (lambda what, done, total: None)
     spec = Spec(mode, io, batch_size, lowering, target, equalize, ranges)
     destination = _target(path)
     if hasattr(model, "to_int8"):  # what quantization_aware() gives
@@ -110,12 +114,14 @@ def export(
     lowered.check(description.sites, spec.lowering)
     ready = kept.Prepared(model, description)
     if samples or spec.equalize:
+        told("measure activations", 0, 0)
         ready = kept.prepared(model, description, inputs, samples, spec)
-    data = _convert(ready.model, ready.description.sites, inputs, spec, samples)
+    data = _convert(ready.model, ready.description.sites, inputs, spec, samples, told)
     held: tuple[Held, ...] = ()
     if spec.ranges != "minmax":
         with _quiet():
-            data, held = ranged.quantized(data, ready.description.sites, spec, samples)
+            data, held = ranged.quantized(data, ready.description.sites, spec, samples, told)
+    told("lower", 0, 0)
     low = lowered.lower(data, ready.description.sites, spec.lowering, spec.target)
     data, sites, findings = _with_metadata(low, ready.description, spec, count)
     data = note.written(data, model, ready.scales)
@@ -148,8 +154,9 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _convert(
-    model: keras.Model, sites: Sequence[Site], inputs: Inputs, spec: Spec, samples: calibrate.Arrays
-) -> bytes:
+    model: keras.Model, sites: Sequence[Site], inputs: Inputs, spec: Spec, samples: calibrate.Arrays,
+    told: Told = lambda what, done, total: None,
+) -> bytes:  # fmt: skip
     """The converter's file; a float one with the extremes of its tensors where `spec` does not take those."""
     import tensorflow as tf
 
@@ -166,6 +173,7 @@ def _convert(
                 return emit.emit(sites[i].semantics, x)
             return activation(x)
 
+    told("convert", 0, 0)
     module = tf.Module()
     module.tracked = [v.value for v in model.variables]
     module.serve = serve = inference(model, inputs, spec.batch_size)
@@ -175,7 +183,7 @@ def _convert(
                 concrete = serve.get_concrete_function()
             tf.saved_model.save(module, folder, signatures={"serving_default": concrete})
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-            _configure(converter, spec, samples)
+            _configure(converter, spec, samples, told)
             converter._experimental_calibrate_only = spec.ranges != "minmax"
             return bytes(converter.convert())
         except Exception as error:  # the converter raises whatever it likes; its text stays in __cause__
@@ -189,7 +197,7 @@ def _concatenating(model: keras.Model) -> list[ConcatenatedReLU]:
     return [layer for layer in below if isinstance(layer, ConcatenatedReLU)]
 
 
-def _configure(converter: Any, spec: Spec, samples: calibrate.Arrays) -> None:
+def _configure(converter: Any, spec: Spec, samples: calibrate.Arrays, told: Told) -> None:
     """Tell the stock converter the mode, and what the ranges are to be found from."""
     import tensorflow as tf
 
@@ -204,7 +212,7 @@ def _configure(converter: Any, spec: Spec, samples: calibrate.Arrays) -> None:
             if spec.mode == "int8"
             else tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         ]
-        converter.representative_dataset = lambda: ranged.fed(samples, spec)
+        converter.representative_dataset = lambda: ranged.fed(samples, spec, told, "calibrate")
         if spec.io != "float32":
             converter.inference_input_type = converter.inference_output_type = tf.as_dtype(spec.io)
 

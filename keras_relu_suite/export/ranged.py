@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from keras_relu_suite.describe import Site
@@ -13,9 +13,11 @@ from keras_relu_suite.export.spec import Spec
 from keras_relu_suite.tflite import graph, names, schema
 from keras_relu_suite.tflite.align import Expected, align
 
+Told = Callable[[str, int, int], None]
+
 
 def quantized(
-    calibrated: bytes, sites: Sequence[Site], spec: Spec, samples: calibrate.Arrays
+    calibrated: bytes, sites: Sequence[Site], spec: Spec, samples: calibrate.Arrays, told: Told
 ) -> tuple[bytes, tuple[Held, ...]]:
     """The int8 file, and what each tensor holds; those around a site are called by its name.
 
@@ -24,6 +26,7 @@ def quantized(
         sites: Of the model.
         spec: With the ranges.
         samples: That they are measured over.
+        told: Is told of every run.
 
     Raises:
         ExportError: the converter failed; its own message is in `__cause__`.
@@ -31,7 +34,7 @@ def quantized(
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
 
-    held = measured(calibrated, lambda: fed(samples, spec), Ranges.parse(spec.ranges))
+    held = measured(calibrated, lambda: fed(samples, spec, told, "measure ranges"), Ranges.parse(spec.ranges))
     io = tf.as_dtype(spec.io)
     try:
         data = bytes(mlir_quantize(written(calibrated, held), input_data_type=io, output_data_type=io))
@@ -44,7 +47,10 @@ def quantized(
     return data, tuple(replace(one, tensor=label.get(i, one.tensor)) for i, one in held.items())
 
 
-def fed(samples: calibrate.Arrays, spec: Spec) -> Iterator[calibrate.Arrays]:
-    """The inputs of one run of the file after the other, by argument name."""
-    for batch in calibrate.batches(samples, spec.batch_size):
+def fed(samples: calibrate.Arrays, spec: Spec, told: Told, what: str) -> Iterator[calibrate.Arrays]:
+    """The inputs of one run of the file after the other, by argument name; each is told of when it is done."""
+    count = len(next(iter(samples.values()))) // spec.batch_size
+    for i, batch in enumerate(calibrate.batches(samples, spec.batch_size)):
+        told(what, i, count)
         yield {names.argument(name): array for name, array in batch.items()}
+    told(what, count, count)

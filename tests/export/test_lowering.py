@@ -186,3 +186,9 @@ def test_a_grid_holds_what_it_spans(low, high, dtype):
     grid = forms.spanning(low, high, dtype)
     assert grid.range[0] <= low and high <= grid.range[1]
     assert grid.codes[0] <= grid.zero_point <= grid.codes[1] and float(np.float32(grid.scale)) == grid.scale
+
+
+def test_an_ethos_u_is_given_no_prelu_of_int16():
+    x, f = Grid("int16", 1e-4, 0), rectifier(np.full(8, -0.5))
+    form = {t: lowering.choose(f, x, output(f, x), 4, "auto", t).form.name for t in ("micro", "ethos-u")}
+    assert form == {"micro": "native", "ethos-u": "multiply"}
