@@ -7,7 +7,7 @@
 | `moving_average` m | b ← m·b + (1 − m)·(that end of the next batch), from the ends of the first batch on |
 
 0 is in every range, as int8 needs it to have a code. What a range leaves out clips, and its share is counted: in BINS
-equal bins between the extremes, so percentiles and shares are exact to the width of one.
+equal bins between the extremes, so percentiles and shares are exact to the width of one. NaN counts as nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_relu_suite.errors import UsageError
+from keras_relu_suite.errors import CalibrationError, UsageError
 from keras_relu_suite.tflite import schema
 
 METHODS = {"minmax": None, "percentile": 99.99, "moving_average": 0.99}  # with their default number
@@ -92,6 +92,9 @@ def measured(data: bytes, batches: Callable[[], Iterable[Mapping[str, Any]]], ra
         data: A float .tflite file with the extremes of its tensors, as the converter's calibration leaves it.
         batches: Makes the inputs of one run after the other, by argument name.
         ranges: How.
+
+    Raises:
+        CalibrationError: a tensor becomes infinite.
     """
     extremes = _extremes(data)
     counts = {i: np.zeros(BINS, np.int64) for i in extremes}
@@ -106,7 +109,7 @@ def measured(data: bytes, batches: Callable[[], Iterable[Mapping[str, Any]]], ra
     found = {}
     for i, (least, most) in extremes.items():
         if i not in ends:
-            continue  # in a branch that no run took
+            continue  # none of its values is a number
         wanted = ends[i] if ranges.method == "moving_average" else _inner(counts[i], least, most, ranges)
         low, high = min(float(wanted[0]), 0.0), max(float(wanted[1]), 0.0)
         share = _outside(counts[i], least, most, low, high)
@@ -125,16 +128,22 @@ def written(data: bytes, held: Mapping[int, Held]) -> bytes:
 
 def _extremes(data: bytes) -> dict[int, tuple[float, float]]:
     file = schema.read(data)
-    found = {}
+    found: dict[int, tuple[float, float]] = {}
     for t in file.tensors:
         q = file.model.subgraphs[0].tensors[t.index].quantization
         if t.data is None and t.dtype == "float32" and q is not None and q.min is not None and len(q.min) == 1:
-            found[t.index] = float(q.min[0]), float(q.max[0])
+            ends = float(q.min[0]), float(q.max[0])
+            if not np.isfinite(ends).all():  # the converter itself crashes at such a range
+                raise CalibrationError(
+                    f"The calibration drives {t.name.split(';')[0]!r} to {' … '.join(f'{end:g}' for end in ends)}, "
+                    "which no int8 range holds. Find the layer that overflows, or export in float32"
+                )
+            found[t.index] = ends
     return found
 
 
 def _runs(data: bytes, batches: Iterable[Mapping[str, Any]], wanted: Iterable[int]) -> Iterator[dict[int, Floats]]:
-    """The values of the tensors, run by run."""
+    """The finite values of the tensors that have any, run by run."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     interpreter = Interpreter(
@@ -144,7 +153,9 @@ def _runs(data: bytes, batches: Iterable[Mapping[str, Any]], wanted: Iterable[in
     run = interpreter.get_signature_runner()
     for batch in batches:
         run(**batch)
-        yield {i: np.asarray(interpreter.get_tensor(i), np.float64).ravel() for i in wanted}
+        values = {i: np.asarray(interpreter.get_tensor(i), np.float64).ravel() for i in wanted}
+        finite = {i: value[np.isfinite(value)] for i, value in values.items()}
+        yield {i: value for i, value in finite.items() if value.size}
 
 
 def _counted(values: Floats, least: float, most: float) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -157,6 +158,22 @@ def test_percentiles_of_known_values():
 def test_ranges_that_cannot_be(model, samples, tmp_path, text, match):
     with pytest.raises(errors.UsageError, match=match):
         krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=samples, ranges=text)
+
+
+def test_a_tensor_that_becomes_infinite_is_named(tmp_path):
+    """log(relu(x)) is −inf for half of the values. The converter crashes at such a range."""
+    x = keras.Input((6,), name="x")
+    model = keras.Model(x, K.Dense(2)(keras.ops.exp(keras.ops.log(K.ReLU(name="r")(x)))))
+    data = np.random.default_rng(1).standard_normal((64, 6)).astype(np.float32)
+    with pytest.raises(errors.CalibrationError, match=r"drives '.*[Ll]og.*' to -inf …"):
+        krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=data, ranges="percentile:99")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantisation_aware_model_brings_its_own(tmp_path):
+    model = SimpleNamespace(to_int8=lambda *arguments: pytest.fail("it was converted"))
+    with pytest.raises(errors.UsageError, match="come of its training"):
+        krs.export(model, tmp_path / "m.tflite", mode="int8", ranges="percentile")
 
 
 @pytest.mark.parametrize("mode", ["float32", "int16x8"])
