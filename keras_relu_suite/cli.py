@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from keras_relu_suite import _bar
 from keras_relu_suite._version import __version__
 from keras_relu_suite.errors import KRSError
 from keras_relu_suite.given import import_modules, keras_model, samples, tflite_bytes
@@ -133,12 +134,17 @@ def diagnose(
     help="Where the file is to run: cpu, gpu, micro, ethos-u or any.",
 )  # fmt: skip
 @click.option("--equalize", is_flag=True, help="Rescale channels between layers first, so that int8 keeps more.")
+@click.option(
+    "--ranges", default="minmax", show_default=True, metavar="METHOD",
+    help="What int8 tensors hold of their values: minmax, percentile (or percentile:99.9), moving_average (or "
+    "moving_average:0.9).",
+)  # fmt: skip
 @click.option("--strict", is_flag=True, help="A note about the file makes the exit code 1.")
 @_JSON
 @_IMPORT
 def export(
     model: Path, path: Path, mode: str, io: str, data: Path | None, calibration_samples: int | None, batch_size: int,
-    lowering: str, target: str, equalize: bool, strict: bool, as_json: bool, modules: tuple[str, ...],
+    lowering: str, target: str, equalize: bool, ranges: str, strict: bool, as_json: bool, modules: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Write MODEL, a .keras file trained on any backend, as the .tflite file PATH."""
     from keras_relu_suite.export.convert import export as run
@@ -146,10 +152,11 @@ def export(
     import_modules(modules)
     loaded = keras_model(model)
     calibration = None if data is None else samples(data)[0]
-    result = run(
-        loaded, path, mode, calibration, io, batch_size, calibration_samples,
-        lowering=lowering, target=target, equalize=equalize,
-    )  # fmt: skip
+    with _bar.shown() as progress:
+        result = run(
+            loaded, path, mode, calibration, io, batch_size, calibration_samples,
+            lowering=lowering, target=target, equalize=equalize, ranges=ranges, progress=progress,
+        )  # fmt: skip
     _print(result, as_json)
     return 0 if result or not strict else 1
 

@@ -271,3 +271,12 @@ def test_python_m_and_its_stderr_are_clean(tmp_path):
     )
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("krs: README.md is not a TFLite model")
+
+
+def test_export_takes_ranges(capfd, keras_file, data_file, tmp_path):
+    arguments = ("export", keras_file, tmp_path / "m.tflite", "--mode", "int8", "--calibration", data_file)
+    code, out, _ = krs(capfd, *arguments, "--ranges", "percentile:99", "--json")
+    content = json.loads(out)
+    assert code == 0 and all(0 < one["clipped"] <= 0.011 for one in content["ranges"]), content["ranges"]
+    code, _, err = krs(capfd, *arguments, "--ranges", "entropy")
+    assert code == 2 and "Expected one of: minmax, percentile, moving_average" in err

@@ -20,7 +20,9 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
-from keras_relu_suite.export import calibrate, emit, kept, lowered, note, refused
+from keras_relu_suite.export import calibrate, emit, ethos, kept, lowered, note, ranged, refused, steps
+from keras_relu_suite.export.ranged import Told
+from keras_relu_suite.export.ranges import Held
 from keras_relu_suite.export.signature import Inputs, inference, model_inputs
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.layers import ConcatenatedReLU
@@ -41,6 +43,8 @@ def export(
     lowering: str = "auto",
     target: str = "cpu",
     equalize: bool = False,
+    ranges: str = "minmax",
+    progress: Told | None = None,
 ) -> Exported:
     """Write `model` as a .tflite file, every activation under its layer's name and with its trained slopes beside it.
 
@@ -59,10 +63,18 @@ def export(
         lowering: What rectifiers with slopes become in an integer file. `"auto"` (default): the fastest ops on the
             target that stay within 2 LSB over every code and keep every slope; or `"leaky"`, `"native"`, `"depthwise"`,
             `"multiply"`, `"pair"`, `"split"`. The worst case of what was taken is in the result's `sites`.
-        target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`.
+        target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`. For `"ethos-u"`
+            the ops that stay off the NPU are among the findings, if Arm's compiler `vela` is there (extra `ethos-u`).
         equalize: Rescale the channels between two layers first, which changes no output, so that int8 keeps more of
             their slopes and units: what is converted is `equalized(model, calibration)[0]`, and a note in the file lets
             `verify` compare it with `model`. Default False.
+        ranges: For int8, which of a tensor's values its 256 codes hold; what is left out clips, and the result's `held`
+            and `summary()` say how much that is. `"minmax"` (default): all; `"percentile"`: without the 0.005 % that
+            are lowest and the 0.005 % that are highest, `"percentile:99.9"` without 0.05 % and 0.05 %;
+            `"moving_average"`: the average of the extremes of the samples (of the batches of `batch_size`), each
+            counting 0.99 times the next, `"moving_average:0.9"` 0.9 times. A few outliers then do not make the steps of
+            all other values coarse.
+        progress: Called with what is being done, how much of it is done, and of how much (0: not known). Default: not.
 
     Raises:
         UsageError: an argument that cannot be, a path that cannot be written.
@@ -74,10 +86,14 @@ def export(
 
     The same model, calibration and versions give the same bytes.
     """
-    spec = Spec(mode, io, batch_size, lowering, target, equalize)
+    told = progress or (lambda what, done, total: None)
+    spec = Spec(mode, io, batch_size, lowering, target, equalize, ranges)
     destination = _target(path)
     if hasattr(model, "to_int8"):  # what quantization_aware() gives
+        if spec.ranges != "minmax":
+            raise UsageError(f"The ranges of a quantisation-aware model come of its training. Received: {ranges=}")
         data, sites, findings = model.to_int8(spec, calibration)
+        findings += _placement(data, sites, spec)
         report.files.write(destination, data)
         return Exported(destination, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings)
     if keras.backend.backend() != "tensorflow":
@@ -96,18 +112,34 @@ def export(
         samples = calibrate.collect(calibration, inputs, spec.batch_size, calibration_samples)
     count = len(next(iter(samples.values()), ()))
     lowered.check(description.sites, spec.lowering)
-    ready = kept.Prepared(model, description, ())
+    ready = kept.Prepared(model, description)
     if samples or spec.equalize:
+        told("measure activations", 0, 0)
         ready = kept.prepared(model, description, inputs, samples, spec)
-    data = _convert(ready.model, ready.description.sites, inputs, spec, samples)
+    data = _convert(ready.model, ready.description.sites, inputs, spec, samples, told)
+    held: tuple[Held, ...] = ()
+    if spec.ranges != "minmax":
+        with _quiet():
+            data, held = ranged.quantized(data, ready.description.sites, spec, samples, told)
+    told("lower", 0, 0)
     low = lowered.lower(data, ready.description.sites, spec.lowering, spec.target)
     data, sites, findings = _with_metadata(low, ready.description, spec, count)
     data = note.written(data, model, ready.scales)
-    findings = ready.lines + findings
+    losses = None
+    if ready.losses is not None:
+        losses = ready.losses(steps.around(data, ready.description.sites))
+        findings = losses.lines() + findings
     if samples:
         findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))
+    findings += _placement(data, sites, spec)
     report.files.write(destination, data)
-    return Exported(destination, mode, len(data), hashlib.sha256(data).hexdigest(), sites, findings, count)
+    digest = hashlib.sha256(data).hexdigest()
+    return Exported(destination, mode, len(data), digest, sites, findings, count, losses, held)
+
+
+def _placement(data: bytes, sites: Sequence[dict[str, Any]], spec: Spec) -> tuple[str, ...]:
+    """What does not run where the file is to run."""
+    return ethos.findings(data, [site["name"] for site in sites]) if spec.target == "ethos-u" else ()
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -122,8 +154,10 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _convert(
-    model: keras.Model, sites: Sequence[Site], inputs: Inputs, spec: Spec, samples: calibrate.Arrays
-) -> bytes:
+    model: keras.Model, sites: Sequence[Site], inputs: Inputs, spec: Spec, samples: calibrate.Arrays,
+    told: Told = lambda what, done, total: None,
+) -> bytes:  # fmt: skip
+    """The converter's file; a float one with the extremes of its tensors where `spec` does not take those."""
     import tensorflow as tf
 
     at = probe.points(sites)
@@ -139,6 +173,7 @@ def _convert(
                 return emit.emit(sites[i].semantics, x)
             return activation(x)
 
+    told("convert", 0, 0)
     module = tf.Module()
     module.tracked = [v.value for v in model.variables]
     module.serve = serve = inference(model, inputs, spec.batch_size)
@@ -148,7 +183,8 @@ def _convert(
                 concrete = serve.get_concrete_function()
             tf.saved_model.save(module, folder, signatures={"serving_default": concrete})
             converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-            _configure(converter, spec, samples)
+            _configure(converter, spec, samples, told)
+            converter._experimental_calibrate_only = spec.ranges != "minmax"
             return bytes(converter.convert())
         except Exception as error:  # the converter raises whatever it likes; its text stays in __cause__
             why = refused.explained(error, model, inference(model, inputs, spec.batch_size))
@@ -161,7 +197,7 @@ def _concatenating(model: keras.Model) -> list[ConcatenatedReLU]:
     return [layer for layer in below if isinstance(layer, ConcatenatedReLU)]
 
 
-def _configure(converter: Any, spec: Spec, samples: calibrate.Arrays) -> None:
+def _configure(converter: Any, spec: Spec, samples: calibrate.Arrays, told: Told) -> None:
     """Tell the stock converter the mode, and what the ranges are to be found from."""
     import tensorflow as tf
 
@@ -176,10 +212,7 @@ def _configure(converter: Any, spec: Spec, samples: calibrate.Arrays) -> None:
             if spec.mode == "int8"
             else tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         ]
-        converter.representative_dataset = lambda: (
-            {names.argument(name): array for name, array in batch.items()}
-            for batch in calibrate.batches(samples, spec.batch_size)
-        )
+        converter.representative_dataset = lambda: ranged.fed(samples, spec, told, "calibrate")
         if spec.io != "float32":
             converter.inference_input_type = converter.inference_output_type = tf.as_dtype(spec.io)
 

@@ -71,9 +71,9 @@ def _above(scale: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """An int8 constant, one value a channel; of one scale, or of one for each channel."""
+    """An integer constant, one value a channel; of one scale, or of one for each channel."""
 
-    codes: NDArray[np.int8]
+    codes: NDArray[np.int8] | NDArray[np.int16]
     scale: NDArray[np.float32]
     zero_point: int = 0
 
@@ -90,11 +90,11 @@ def per_channel(weights: Array) -> Constant:
     return Constant(np.rint(weights / scale).astype(np.int8), scale)
 
 
-def per_tensor(values: Array) -> Constant:
-    """All values in one scale: int8's 256 codes from the smallest to the largest of them and 0."""
-    grid = spanning(min(float(values.min()), 0.0), max(float(values.max()), 0.0), "int8")
-    codes = np.rint(values / grid.scale) + grid.zero_point
-    return Constant(np.clip(codes, -128, 127).astype(np.int8), np.array([grid.scale], np.float32), grid.zero_point)
+def per_tensor(values: Array, dtype: str = "int8") -> Constant:
+    """All values in one scale: the type's codes from the smallest to the largest of them and 0."""
+    grid = spanning(min(float(values.min()), 0.0), max(float(values.max()), 0.0), dtype)
+    codes = np.clip(np.rint(values / grid.scale) + grid.zero_point, *grid.codes).astype(dtype)
+    return Constant(codes, np.array([grid.scale], np.float32), grid.zero_point)
 
 
 @dataclass(frozen=True, eq=False)

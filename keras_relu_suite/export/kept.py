@@ -3,7 +3,8 @@
 A slope a of a channel that reaches down to x_min is *lost* where |a|·|x_min| < ½ step of the output, or |x_min| < ½
 step of the input. It is *bent* where one symmetric int8 scale for all slopes of the site, max|a|/127, leaves it more
 than 2 % off. A unit is *quantisation-dead* where everything that it gives over the data rounds to one code. The step of
-a tensor is (max − min)/255 of its values over the data, 0 among them.
+a tensor is that of the converted file; where there is none (yet), (max − min)/255 of its values over the data, 0 among
+them.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class Prepared:
 
     Args:
         model, description: The model and its sites.
-        lines: What int8 will lose of it, one line for each site and kind of loss.
+        losses: What int8 will lose of it at some steps of the file's tensors; None where no data tells.
         scales: What its channels were divided by, by site; empty if it is the user's own model.
     """
 
     model: keras.Model
     description: Description
-    lines: tuple[str, ...]
+    losses: Callable[[Mapping[str, Steps]], Kept] | None = None
     scales: Mapping[str, Floats] = field(default_factory=dict)
 
 
@@ -68,17 +69,21 @@ def prepared(
         reaches = reach.measured(model, description.sites, {name: a[:whole] for name, a in samples.items()})
     wide = {one.site for one in reaches}  # our lowerings are not the converter's, and say what they do to slopes
     if not pairs.can_be_read(model) and not spec.equalize:
-        return Prepared(model, description, of(reaches, wide=wide, bits=bits).lines())
+        return Prepared(model, description, lambda steps: of(reaches, steps, wide=wide, bits=bits))
     plan, weights = equalize.planned(model, reach.largest(reaches))
     obstacles = {one.site: one.reason for one in plan.skipped}
     if not spec.equalize:
-        lines = of(reaches, scales=plan.scales, obstacles=obstacles, wide=wide, bits=bits).lines()
-        return Prepared(model, description, lines)
+        return Prepared(
+            model, description,
+            lambda steps: of(reaches, steps, scales=plan.scales, obstacles=obstacles, wide=wide, bits=bits),
+        )  # fmt: skip
     copy = equalize.with_weights(model, weights)
     sites = probe.executed(copy, describe(copy).sites, inputs)
     after = [rescaled(one, plan.scales[one.site]) if one.site in plan.scales else one for one in reaches]
-    lines = of(after, obstacles=obstacles, wide=wide, bits=bits).lines()
-    return Prepared(copy, Description(sites, description.unread), lines, plan.scales)
+    return Prepared(
+        copy, Description(sites, description.unread),
+        lambda steps: of(after, steps, obstacles=obstacles, wide=wide, bits=bits), plan.scales,
+    )  # fmt: skip
 
 
 def of(
@@ -118,7 +123,8 @@ def of(
 
 def predicted(one: Reach, bits: int = 8) -> Steps:
     """The steps that a converter that calibrates by minimum and maximum gives the tensors, which for 16 bits are
-    symmetric. Ops behind the site that tie several tensors to one scale (a concatenation) may make them larger."""
+    symmetric. Ops behind the site that tie several tensors to one scale (a concatenation) may make them larger: only
+    the converted file tells (`steps.around`)."""
     fixed = _FIXED_STEP.get(one.semantics.kind) if bits == 8 else None
     after = _step(one.out_low, one.out_high, bits) if fixed is None else fixed
     return Steps(0.0 if one.fused else _step(one.low, one.high, bits), after)

@@ -7,7 +7,7 @@ f(x) = p·x for x > 0, a·x for x < 0, by channel, p = 1 but for a two-sided PRe
 | `leaky` | LEAKY_RELU | one slope a in [0, 1], p = 1 |
 | `native` | PRELU, slopes with a zero point of their own | p = 1 |
 | `depthwise` | x·p + r((a − p)·x), or x·p − r((p − a)·x) | all a ≤ p, or all a ≥ p |
-| `multiply` | as `depthwise`, the constant in one scale (MUL) | the same, p = 1 |
+| `multiply` | as `depthwise`, the constant in one scale and x's type (MUL) | the same, p = 1 |
 | `pair` | x·p + (p − a)·r(−x) | any |
 | `split` | r(p·x) + (−a)·r(−x); r(p·x) ± r(∓a·x) where all a are of one sign | all p ≥ 0 |
 
@@ -35,7 +35,9 @@ LIMIT = 2.0  # LSB of the output
 COARSE = 0.02  # of a slope
 NAMES = ("leaky", "native", "depthwise", "multiply", "pair", "split")
 _FAST = ("leaky", "depthwise", "pair", "split", "multiply", "native")
+_INT16 = ("leaky", "native", "multiply", "depthwise", "pair", "split")  # XNNPACK has none: the fewest ops first
 _EVERYWHERE = ("leaky", "native", "depthwise", "pair", "split", "multiply")
+NOT_THERE = ("ethos-u", "native")  # in int16: vela stops at such a file
 ORDERS = {"cpu": _FAST, "gpu": _EVERYWHERE, "micro": _EVERYWHERE, "ethos-u": _EVERYWHERE, "any": _EVERYWHERE}
 
 Plan = tuple[tuple[Step, ...], dict[str, Grid]]
@@ -88,9 +90,9 @@ def choose(
         UsageError: `lowering` cannot express this rectifier.
     """
     best: Choice | None = None
-    order = ORDERS[target] if x.dtype == "int8" else _EVERYWHERE  # XNNPACK has no int16
+    order = ORDERS[target] if x.dtype == "int8" else tuple(n for n in _INT16 if (target, n) != NOT_THERE)
     for name in order if lowering == "auto" else (lowering,):
-        why = _unfit(name, x, rank) or impossible(name, f)
+        why = _unfit(name, rank) or impossible(name, f)
         if why is not None and lowering != "auto":
             raise UsageError(f"The lowering cannot express this activation: {why}. Received: lowering={lowering!r}")
         if why is not None:
@@ -105,12 +107,10 @@ def choose(
     return best
 
 
-def _unfit(name: str, x: Grid, rank: int) -> str | None:
-    """Why a tensor of that type and rank cannot be lowered so."""
+def _unfit(name: str, rank: int) -> str | None:
+    """Why a tensor of that rank cannot be lowered so."""
     if name in ("depthwise", "pair", "split") and not 2 <= rank <= 4:
         return f"a depthwise convolution takes no tensor of rank {rank}"
-    if x.dtype == "int16" and name == "multiply":
-        return "a MUL of int16 has no int8 constant"
     return None
 
 
@@ -142,7 +142,7 @@ def _depthwise(f: Rectifier, x: Grid) -> Plan:
 
 def _multiply(f: Rectifier, x: Grid) -> Plan:
     below = bool(np.all(f.negative <= 1))
-    constant = forms.per_tensor(f.negative - 1 if below else 1 - f.negative)
+    constant = forms.per_tensor(f.negative - 1 if below else 1 - f.negative, x.dtype)
     inner = {"bend": forms.spanning(0.0, float(np.abs(constant.real).max()) * -x.range[0], x.dtype)}
     bend = Step("MUL", ("x",), "bend", constant, relu=True)
     return (bend, Step("ADD" if below else "SUB", ("x", "bend"), "y")), inner

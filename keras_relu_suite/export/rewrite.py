@@ -20,7 +20,7 @@ _BIAS = {"int8": "int32", "int16": "int64"}
 # The first version of each op that the schema's history gives for these types.
 _VERSIONS = {
     ("DEPTHWISE_CONV_2D", "int8"): 3, ("DEPTHWISE_CONV_2D", "int16"): 5, ("ADD", "int8"): 2, ("ADD", "int16"): 3,
-    ("SUB", "int8"): 2, ("SUB", "int16"): 5, ("MUL", "int8"): 2, ("LEAKY_RELU", "int8"): 2,
+    ("SUB", "int8"): 2, ("SUB", "int16"): 5, ("MUL", "int8"): 2, ("MUL", "int16"): 4, ("LEAKY_RELU", "int8"): 2,
 }  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from keras_relu_suite.errors import UsageError
 from keras_relu_suite.export import lowering
+from keras_relu_suite.export.losses import Kept
+from keras_relu_suite.export.ranges import Held, Ranges
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 # The type of the activations in the modes that compute in integers, which is what their inputs and outputs may have.
@@ -29,6 +31,7 @@ class Spec:
         lowering: `"auto"`, or a key of the table in `lowering` for every rectifier of an integer file.
         target: Where the file is to run, a key of `lowering.ORDERS`.
         equalize: Whether channels are rescaled first, so that none is too small for its tensor's step.
+        ranges: What the int8 codes of a tensor are to hold of its values, as `Ranges.parse` takes it.
     """
 
     mode: str
@@ -37,6 +40,7 @@ class Spec:
     lowering: str = "auto"
     target: str = "cpu"
     equalize: bool = False
+    ranges: str = "minmax"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -55,6 +59,11 @@ class Spec:
                 raise UsageError(
                     f"Unknown {what}. Expected one of: {', '.join(known)}. Received: {what}={getattr(self, what)!r}"
                 )
+        if Ranges.parse(self.ranges).method != "minmax" and self.mode != "int8":
+            raise UsageError(
+                f"Ranges other than 'minmax' are for mode='int8': 256 codes are few, 65,536 hold the extremes too. "
+                f"Received: mode={self.mode!r}, ranges={self.ranges!r}"
+            )
         if self.lowering != "auto" and not self.calibrated:
             raise UsageError(f"A lowering can be chosen in integer modes. Received: mode={self.mode!r}, "
                              f"lowering={self.lowering!r}")  # fmt: skip
@@ -77,6 +86,9 @@ class Exported:
         sites: The activations in it: name, activation, lowering.
         findings: What its user should know, such as activations that the converter took apart.
         calibration_samples: How many samples the ranges come from; 0 where none are needed.
+        losses: Every slope and unit that the integers lose over these samples, told before the conversion; None where
+            none were given.
+        held: What each tensor's codes hold of its values, where `ranges` cuts some off.
     """
 
     path: Path
@@ -86,6 +98,8 @@ class Exported:
     sites: tuple[dict[str, Any], ...]
     findings: tuple[str, ...] = ()
     calibration_samples: int = 0
+    losses: Kept | None = None
+    held: tuple[Held, ...] = ()
 
     def __bool__(self) -> bool:
         return not self.findings
@@ -97,6 +111,12 @@ class Exported:
         lines = [f"{self.path}: {self.mode}, {self.size:,} bytes, {len(self.sites)} activations"]
         if self.calibration_samples:
             lines[0] += f", calibrated on {self.calibration_samples:,} samples"
+        if self.held:
+            worst = max(self.held, key=lambda one: one.clipped)
+            lines.append(
+                f"  ranges: {sum(one.clipped > 0 for one in self.held)} of {len(self.held)} tensors clip some of their "
+                f"values, at most {100 * worst.clipped:.2g} % of them ({worst.tensor})"
+            )
         return "\n".join(lines + [f"  note: {text}" for text in self.findings])
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,4 +129,6 @@ class Exported:
             "sites": list(self.sites),
             "calibration_samples": self.calibration_samples,
             "findings": list(self.findings),
+            "ranges": [one.to_dict() for one in self.held],
+            "losses": None if self.losses is None else self.losses.to_dict(),
         }

@@ -367,3 +367,22 @@ def test_without_calibration_the_weights_decide_and_nothing_is_foretold(tmp_path
     assert any(t.data is not None and np.array_equal(t.data.reshape(CHANNELS, -1).T, kernel[0, 0])
                for t in file.tensors if t.data is not None and t.data.size == kernel.size)  # fmt: skip
     assert krs.verify(tmp_path / "m.tflite", model=model, data=images(), devices=["reference"])
+
+
+def test_a_concatenation_ties_the_steps_of_what_it_joins(tmp_path):
+    """A small tensor is given the step of the large one beside it, which no look at the site alone foretells."""
+    x = keras.Input((6,), name="x")
+    small, large = PReLU(name="small")(K.Dense(4, name="a")(x)), K.Dense(4, name="b")(x)
+    model = keras.Model(x, K.Dense(2)(K.Concatenate()([small, large])))
+    keras.utils.set_random_seed(1)
+    for name, size in (("a", 1.0), ("b", 300.0)):
+        kernel = model.get_layer(name).kernel
+        kernel.assign(size * np.random.default_rng(2).standard_normal(kernel.shape))
+    model.get_layer("small").alpha.assign([0.1, 0.2, 0.3, 0.4])
+    data = np.random.default_rng(3).standard_normal((64, 6)).astype(np.float32)
+    done = krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=data)
+    (site,) = graph.sites(schema.read((tmp_path / "m.tflite").read_bytes())).sites
+    step = float(site.output.scale[0])
+    assert step > 5 * kept.predicted(measured(model, data)["small"]).after
+    assert {one.channel for one in done.losses.lost} == {0, 1, 2, 3}
+    assert {one.step for one in done.losses.lost if one.by == "output"} == {step}

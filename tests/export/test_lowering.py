@@ -165,7 +165,7 @@ def test_two_sided_slopes(name):
     assert np.abs(got - np.clip(exact, *y.codes)).max() <= choice.bound + 1e-9 <= lowering.LIMIT
 
 
-@pytest.mark.parametrize("name", ["depthwise", "pair", "split"])
+@pytest.mark.parametrize("name", ["depthwise", "multiply", "pair", "split"])
 def test_sixteen_bits(name):
     x, f = Grid("int16", 1e-4, 0), rectifier(SLOPES["laplace"])
     y = output(f, x)
@@ -173,8 +173,10 @@ def test_sixteen_bits(name):
     got, exact = rounded(choice.form, x, y, f)
     held = (exact >= y.codes[0]) & (exact <= y.codes[1])
     assert np.abs(got - exact)[held].max() <= choice.bound + 1e-9
-    # r(−x) of −32768 has no code. Converters do not use it: their scale is max|x| / 32767.
-    assert choice.bound <= (lowering.LIMIT + np.abs(1 - f.negative).max() if name == "pair" else lowering.LIMIT)
+    # r(−x) of −32768 has no code. Converters do not use it: their scale is max|x| / 32767. The constant of a MUL is
+    # up to half a step of its own off, 32768 of which are half a step of the largest one times x.
+    steep = np.abs(1 - f.negative).max() * {"pair": 1.0, "multiply": 0.5 * x.scale / y.scale}.get(name, 0.0)
+    assert choice.bound <= lowering.LIMIT + steep + 4 * forms.RATIO
     assert all(grid.zero_point == 0 and grid.dtype == "int16" for grid in choice.form.inner.values())
 
 
@@ -184,3 +186,9 @@ def test_a_grid_holds_what_it_spans(low, high, dtype):
     grid = forms.spanning(low, high, dtype)
     assert grid.range[0] <= low and high <= grid.range[1]
     assert grid.codes[0] <= grid.zero_point <= grid.codes[1] and float(np.float32(grid.scale)) == grid.scale
+
+
+def test_an_ethos_u_is_given_no_prelu_of_int16():
+    x, f = Grid("int16", 1e-4, 0), rectifier(np.full(8, -0.5))
+    form = {t: lowering.choose(f, x, output(f, x), 4, "auto", t).form.name for t in ("micro", "ethos-u")}
+    assert form == {"micro": "native", "ethos-u": "multiply"}

@@ -69,3 +69,20 @@ def test_seeded_faults_in_short(scripts, tmp_path):
     assert rows["mutants"]["value"] == len(cases) > 30
     assert rows["harmful caught, with our metadata alone"]["value"] == 1.0
     assert {case["label"] for case in cases} == {"harmful", "harmless", "between"}
+
+
+def test_the_peak_arena_is_the_runtimes_own_number(scripts, int8_file):
+    """The tensors alive at once, which are in the graph too, with the kernels' scratch; and what it needs beside."""
+    pytest.importorskip("tflite_micro")
+    arena, export = (importlib.import_module(f"benchmarks.{name}") for name in ("arena", "export"))
+    data = int8_file.read_bytes()
+    told, peak = arena.arena(data), export.peak(data)
+    assert peak <= told.tensors < told.total
+    said = f"TFLM's peak arena {told.total:,} bytes, {told.tensors:,} of them tensors alive at once"
+    assert export.memory(data) == said
+
+
+def test_without_the_runtime_the_peak_comes_from_the_graph(scripts, monkeypatch, int8_file):
+    arena, export = (importlib.import_module(f"benchmarks.{name}") for name in ("arena", "export"))
+    monkeypatch.setattr(arena.sys, "executable", "false")
+    assert export.memory(int8_file.read_bytes()).endswith("(from the graph)")

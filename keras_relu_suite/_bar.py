@@ -1,0 +1,36 @@
+"""A line on stderr that says how far long work has come, while it lasts; nothing where stderr is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+Told = Callable[[str, int, int], None]
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[Told | None]:
+    """A function to be told what is being done, how much of it is done, and of how much (0: not known); None where
+    nobody would see it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    # A descriptor of its own: while the converter runs, 2 is silent.
+    with open(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
+        bar = Progress(*columns, console=Console(file=terminal), transient=True,
+                       redirect_stdout=False, redirect_stderr=False)  # fmt: skip
+        with bar:
+            task = bar.add_task("")
+
+            def told(what: str, done: int, total: int) -> None:
+                if bar.tasks[0].description != what:
+                    bar.reset(task)
+                bar.update(task, description=what, completed=done, total=total or None)
+
+            yield told
