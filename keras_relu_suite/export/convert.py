@@ -11,6 +11,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
-from keras_relu_suite.export import calibrate, emit, kept, lowered, note, refused
+from keras_relu_suite.export import calibrate, doubling, emit, kept, lowered, note, refused
 from keras_relu_suite.export.signature import Inputs, inference, model_inputs
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.layers import ConcatenatedReLU
@@ -58,7 +59,9 @@ def export(
         calibration_samples: How many samples of `calibration` to use at most, the first ones. Default: all.
         lowering: What rectifiers with slopes become in an integer file. `"auto"` (default): the fastest ops on the
             target that stay within 2 LSB over every code and keep every slope; or `"leaky"`, `"native"`, `"depthwise"`,
-            `"multiply"`, `"pair"`, `"split"`. The worst case of what was taken is in the result's `sites`.
+            `"multiply"`, `"pair"`, `"split"`. `"doubled"` folds every rectifier that it can into the layers around it
+            as twice the channels with a ReLU, which leaves no op behind and doubles the work of these layers; the
+            others are lowered as with `"auto"`, and named. The worst case of what was taken is in the result's `sites`.
         target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`.
         equalize: Rescale the channels between two layers first, which changes no output, so that int8 keeps more of
             their slopes and units: what is converted is `equalized(model, calibration)[0]`, and a note in the file lets
@@ -96,13 +99,18 @@ def export(
         samples = calibrate.collect(calibration, inputs, spec.batch_size, calibration_samples)
     count = len(next(iter(samples.values()), ()))
     lowered.check(description.sites, spec.lowering)
+    doubles = doubling.wanted(model, spec.lowering)
     ready = kept.Prepared(model, description, ())
     if samples or spec.equalize:
-        ready = kept.prepared(model, description, inputs, samples, spec)
+        ready = kept.prepared(model, description, inputs, samples, spec, doubles)
+    folded = doubling.folded(ready, inputs, spec.lowering)
+    ready = folded.ready
     data = _convert(ready.model, ready.description.sites, inputs, spec, samples)
-    low = lowered.lower(data, ready.description.sites, spec.lowering, spec.target)
+    name = "auto" if folded.doubles else spec.lowering
+    low = lowered.lower(data, ready.description.sites, name, spec.target)
+    low = replace(low, costs={**low.costs, **folded.costs}, findings=folded.findings + low.findings)
     data, sites, findings = _with_metadata(low, ready.description, spec, count)
-    data = note.written(data, model, ready.scales)
+    data = note.with_doubles(note.written(data, model, ready.scales), folded.doubles)
     findings = ready.lines + findings
     if samples:
         findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))

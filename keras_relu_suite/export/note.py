@@ -1,24 +1,28 @@
-"""What equalisation did to the network of a file, kept in the file, so that it can be compared with the trained one.
+"""What equalisation and doubling did to the network of a file, kept in the file, so that it can be compared with the
+trained one.
 
-Between its layers an equalised file has other values than the network that it was made from. With the note the same is
-done to a copy of that network before the two are compared.
+Between its layers such a file has other values than the network that it was made from. With the notes the same is done
+to a copy of that network before the two are compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_relu_suite.errors import ModelError
-from keras_relu_suite.export import equalize
+from keras_relu_suite.export import doubles, doubling, equalize
+from keras_relu_suite.export.doubles import Double, Halves
 from keras_relu_suite.export.pairs import Floats
 from keras_relu_suite.tflite import names, schema
 
 ENTRY = names.METADATA + "_equalized"
+DOUBLED = names.METADATA + "_doubled"
 
 
 def written(data: bytes, model: keras.Model, scales: Mapping[str, Floats]) -> bytes:
@@ -29,9 +33,53 @@ def written(data: bytes, model: keras.Model, scales: Mapping[str, Floats]) -> by
     return schema.set_metadata(data, ENTRY, json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
 
+def with_doubles(data: bytes, doubled: Sequence[Double]) -> bytes:
+    """The file with a note of the sites that are doubled channels in it, and of their trained slopes."""
+    if not doubled:
+        return data
+    content = {one.site: {"negative": _list(one.halves.negative), "positive": _list(one.halves.positive)}
+               for one in doubled}  # fmt: skip
+    return schema.set_metadata(data, DOUBLED, json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _list(slopes: Floats | None) -> list[float] | None:
+    return None if slopes is None else slopes.tolist()
+
+
+def halves(metadata: Mapping[str, bytes]) -> dict[str, Halves] | None:
+    """By site, the slopes of those that are doubled in the file; None if the note is damaged."""
+    if DOUBLED not in metadata:
+        return {}
+    try:
+        content = json.loads(metadata[DOUBLED])
+        return {names.printable(str(site)): Halves(*(_slopes(one[side]) for side in ("negative", "positive")))
+                for site, one in content.items()}  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        return None
+
+
+def _slopes(given: Any) -> Floats | None:
+    slopes = None if given is None else np.array(given, np.float64)
+    if slopes is not None and not (slopes.ndim == 1 and slopes.size and np.isfinite(slopes).all()):
+        raise ValueError("slopes that there are not")
+    return slopes
+
+
 def applied(metadata: Mapping[str, bytes], model: keras.Model) -> keras.Model:
-    """A copy of `model` with the channels of the file, if the file was equalised and made from `model`; else `model`,
-    which may be the equalised network already. A note that is damaged says nothing."""
+    """A copy of `model` with the channels of the file, if the file was equalised and made from `model`, and with the
+    file's sites doubled; else `model`, which may be that network already. A note that is damaged says nothing."""
+    model = _equalized(metadata, model)
+    noted = halves(metadata)
+    if not noted or not isinstance(model, keras.Model):
+        return model
+    try:
+        found = [one for one in doubles.find(model)[0] if one.site in noted]
+        return doubling.doubled(model, found) if found else model
+    except ModelError:
+        return model
+
+
+def _equalized(metadata: Mapping[str, bytes], model: keras.Model) -> keras.Model:
     if ENTRY not in metadata or not isinstance(model, keras.Model):
         return model
     try:

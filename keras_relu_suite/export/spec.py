@@ -26,7 +26,7 @@ class Spec:
         io: The type of the file's inputs and outputs: `"float32"`, or the integers of the mode (`"int8"` for int8,
             `"int16"` for int16x8).
         batch_size: The batch that is written into the file. A dynamic one breaks browsers and delegates.
-        lowering: `"auto"`, or a key of the table in `lowering` for every rectifier of an integer file.
+        lowering: `"auto"`, a key of the table in `lowering` for every rectifier of an integer file, or `"doubled"`.
         target: Where the file is to run, a key of `lowering.ORDERS`.
         equalize: Whether channels are rescaled first, so that none is too small for its tensor's step.
     """
@@ -50,7 +50,8 @@ class Spec:
             )
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise UsageError(f"batch_size must be a positive integer. Received: batch_size={self.batch_size!r}")
-        for what, known in (("lowering", ("auto", *lowering.NAMES)), ("target", tuple(lowering.ORDERS))):
+        lowerings = ("auto", *lowering.NAMES, lowering.DOUBLED)
+        for what, known in (("lowering", lowerings), ("target", tuple(lowering.ORDERS))):
             if getattr(self, what) not in known:
                 raise UsageError(
                     f"Unknown {what}. Expected one of: {', '.join(known)}. Received: {what}={getattr(self, what)!r}"
