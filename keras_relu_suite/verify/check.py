@@ -25,7 +25,7 @@ from keras_relu_suite.monitor import probe
 from keras_relu_suite.tflite import graph, names, schema, source
 from keras_relu_suite.tflite.align import Expected
 from keras_relu_suite.tflite.schema import File
-from keras_relu_suite.verify import advice, calibrated, fidelity, match
+from keras_relu_suite.verify import advice, calibrated, fidelity, halves, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
 from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
@@ -83,11 +83,12 @@ def verify(
     found = graph.sites(file)
     if not found.sites:
         raise TFLiteFileError(f"{label} applies no activation that could be verified ({len(file.ops)} ops)")
+    trained = halves.reference(file, model)
     model = None if model is None else note.applied(file.metadata, model)
     description, ports, arrays = _asked(file, model, data, labels)
     reference, expected = _reference(file, description)
     pairs, findings = match.pair(expected, found.sites, file)
-    findings += calibrated.findings(file, pairs)
+    findings += calibrated.findings(file, pairs) + halves.findings(file, pairs, trained)
     findings += _graph_findings(file) + match.metadata_findings(file)
     findings += [finding("KRS905", text) for text in found.unread]
     not_compared = [f"{u.name}: {u.reason}" for u in (description.unread if description is not None else ())]
@@ -108,7 +109,7 @@ def verify(
                 findings += fidelity.slopes(p.name, p.expected.semantics, file, p.site, mine)
         if arrays is not None and model is not None and description is not None and ports is not None:
             say(f"in place and end to end: {len(arrays[0])} samples")
-            outcome = Comparison(file, pairs, ports, model, description.sites, labels).run(running, arrays)
+            outcome = Comparison(file, pairs, ports, model, description.sites, labels, trained).run(running, arrays)
             findings += _in_place_findings(outcome, running)
         else:
             not_compared.append("in place and end to end: needs the Keras model and data")
