@@ -60,8 +60,9 @@ def export(
         lowering: What rectifiers with slopes become in an integer file. `"auto"` (default): the fastest ops on the
             target that stay within 2 LSB over every code and keep every slope; or `"leaky"`, `"native"`, `"depthwise"`,
             `"multiply"`, `"pair"`, `"split"`. `"doubled"` folds every rectifier that it can into the layers around it
-            as twice the channels with a ReLU, which leaves no op behind and doubles the work of these layers; the
-            others are lowered as with `"auto"`, and named. The worst case of what was taken is in the result's `sites`.
+            as twice the channels with a ReLU, which leaves no op behind and doubles the weights and the work of these
+            layers (four times where a layer lies between two); the others are lowered as with `"auto"`, and named. The
+            worst case of what was taken is in the result's `sites`.
         target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`.
         equalize: Rescale the channels between two layers first, which changes no output, so that int8 keeps more of
             their slopes and units: what is converted is `equalized(model, calibration)[0]`, and a note in the file lets
