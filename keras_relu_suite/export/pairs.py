@@ -114,6 +114,7 @@ class Graph:
 
 
 def graphs_of(model: Any, seen: set[int] | None = None) -> Iterator[Graph]:
+    """The graph of a functional model and those of the models nested in it."""
     seen = set() if seen is None else seen
     if id(model) in seen:
         return
@@ -133,6 +134,7 @@ def graphs_of(model: Any, seen: set[int] | None = None) -> Iterator[Graph]:
 
 
 def tensors_of(call: Applied) -> list[Any]:
+    """What a call reads."""
     return [t for t in keras.tree.flatten((call.args, call.kwargs)) if isinstance(t, keras.KerasTensor)]
 
 
@@ -157,6 +159,11 @@ def _pair(site: Site, graphs: list[Graph]) -> Pair:
 
 
 def only_call(layer: Any, graphs: list[Graph]) -> tuple[Graph, Applied]:
+    """The graph that calls a layer, and the call.
+
+    Raises:
+        No: it is not called exactly once.
+    """
     calls = [(graph, call) for graph in graphs for call in graph.calls.get(id(layer), ())]
     if not calls:
         raise No(f"{layer.name} lies inside a layer that is not a functional model")
@@ -166,7 +173,11 @@ def only_call(layer: Any, graphs: list[Graph]) -> tuple[Graph, Applied]:
 
 
 def upward(call: Applied, graph: Graph, graphs: list[Graph]) -> tuple[Any, Any]:
-    """The layer that makes the channels and the batch normalisation after it."""
+    """The layer that makes the channels and the batch normalisation after it.
+
+    Raises:
+        No: there is none that makes them for this call alone.
+    """
     norm = None
     while True:
         tensors = tensors_of(call)
@@ -229,6 +240,11 @@ def _linear(layer: Any) -> bool:
 
 
 def channels_last(layer: Any) -> None:
+    """Nothing, if the layer has its channels last.
+
+    Raises:
+        No: it has them first.
+    """
     if getattr(layer, "data_format", None) == "channels_first":
         raise No(f"{layer.name} has its channels first")
 
