@@ -128,7 +128,7 @@ def diagnose(
 @click.option(
     "--lowering", default="auto", show_default=True, metavar="NAME",
     help="Ops of rectifiers with slopes in int8 and int16x8: auto, leaky, native, depthwise, multiply, pair or split; "
-    "or doubled: none, in twice the channels before.",
+    "doubled: none, in twice the channels before; folded: auto, slopes beyond ±1 folded into the weights.",
 )  # fmt: skip
 @click.option(
     "--target", default="cpu", show_default=True, metavar="NAME",

@@ -21,7 +21,7 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
-from keras_relu_suite.export import calibrate, doubling, emit, kept, lowered, note, refused
+from keras_relu_suite.export import calibrate, doubling, emit, flips, kept, lowered, note, refused
 from keras_relu_suite.export.signature import Inputs, inference, model_inputs
 from keras_relu_suite.export.spec import Exported, Spec
 from keras_relu_suite.layers import ConcatenatedReLU
@@ -62,7 +62,8 @@ def export(
             `"multiply"`, `"pair"`, `"split"`. `"doubled"` folds every rectifier that it can into the layers around it
             as twice the channels with a ReLU, which leaves no op behind and doubles the weights and the work of these
             layers (four times where a layer lies between two); the others are lowered as with `"auto"`, and named. The
-            worst case of what was taken is in the result's `sites`.
+            worst case of what was taken is in the result's `sites`. `"folded"` brings slopes beyond ±1 between them
+            through the weights around, which needs fewer ops, and is `"auto"` for the rest.
         target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`.
         equalize: Rescale the channels between two layers first, which changes no output, so that int8 keeps more of
             their slopes and units: what is converted is `equalized(model, calibration)[0]`, and a note in the file lets
@@ -101,17 +102,19 @@ def export(
     count = len(next(iter(samples.values()), ()))
     lowered.check(description.sites, spec.lowering)
     doubles = doubling.wanted(model, spec.lowering)
-    ready = kept.Prepared(model, description, ())
+    flipped = flips.wanted(model, description, inputs, spec.lowering)
+    ready = kept.Prepared(flipped.model, flipped.description, ())
     if samples or spec.equalize:
-        ready = kept.prepared(model, description, inputs, samples, spec, doubles)
+        ready = kept.prepared(flipped.model, flipped.description, inputs, samples, spec, doubles)
     folded = doubling.folded(ready, inputs, spec.lowering)
     ready = folded.ready
     data = _convert(ready.model, ready.description.sites, inputs, spec, samples)
-    name = "auto" if folded.doubles else spec.lowering
-    low = lowered.lower(data, ready.description.sites, name, spec.target)
-    low = replace(low, costs={**low.costs, **folded.costs}, findings=folded.findings + low.findings)
+    low = lowered.lower(data, ready.description.sites, spec.form, spec.target)
+    costs = {site: {**low.costs.get(site, {}), **more} for site, more in (folded.costs | flipped.costs).items()}
+    low = replace(low, costs=low.costs | costs, findings=flipped.findings + folded.findings + low.findings)
     data, sites, findings = _with_metadata(low, ready.description, spec, count)
-    data = note.with_doubles(note.written(data, model, ready.scales), folded.doubles)
+    data = note.with_doubles(note.written(data, flipped.model, ready.scales), folded.doubles)
+    data = note.with_flips(data, flipped.flips)
     findings = ready.lines + findings
     if samples:
         findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))
@@ -222,7 +225,7 @@ def _with_metadata(
         whole = len(mine) == site.calls and all(t.may_be(site.semantics) for t in mine)
         lowering = mine[0].lowering if whole else None
         cost = low.costs.get(site.name, {})
-        if lowering is None or (not cost and any(t.group for t in mine)):
+        if lowering is None or ("form" not in cost and any(t.group for t in mine)):
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering, **cost})
     for op in graph.float_islands(file):

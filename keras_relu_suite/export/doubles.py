@@ -9,6 +9,7 @@ read, so that a steep slope takes its steps from the tensor, as it does in f's o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,15 +131,14 @@ def _double(site: Site, graphs: list[Graph]) -> Double:
     if site.channel_axis not in (-1, len(site.output_shape or ()) - 1):
         raise No("its channels are not on the last axis")
     channels = int(call.outputs[0].shape[-1])
-    negative, positive = (_by_channel(s, channels) for s in site.semantics.slopes)
+    negative, positive = (by_channel(s, channels) for s in site.semantics.slopes)
     first, norm = (site.layer, None) if site.how == "fused" else pairs.upward(call, graph, graphs)
     _made(first)
-    readers: list[Any] = []
-    reshapes: list[Any] = []
-    _downward(call, graph, graphs, channels, False, readers, reshapes)
+    way = Way(graph, graphs, channels, _adding)
+    way.follow(call)
     halves = Halves(negative, positive)
-    return Double(site.name, site.semantics.kind, site.layer, first, norm, tuple(readers), tuple(reshapes), channels,
-                  halves)  # fmt: skip
+    return Double(site.name, site.semantics.kind, site.layer, first, norm, tuple(way.readers), tuple(way.reshapes),
+                  channels, halves)  # fmt: skip
 
 
 def _concatenation(name: str, layer: Any, graphs: list[Graph]) -> Double:
@@ -152,7 +152,12 @@ def _concatenation(name: str, layer: Any, graphs: list[Graph]) -> Double:
     return Double(name, "concatenated_relu", layer, first, norm, (), (), int(shape[-1]) // 2, Halves(None, None))
 
 
-def _by_channel(slopes: Floats, channels: int) -> Floats:
+def by_channel(slopes: Floats, channels: int) -> Floats:
+    """One slope for each channel.
+
+    Raises:
+        No: there are more than that.
+    """
     if slopes.size not in (1, channels) or (slopes.size > 1 and slopes.shape[-1] != channels):
         raise No("its slopes differ by position, and weights have one for each channel")
     return np.array(np.broadcast_to(slopes.ravel(), channels))
@@ -178,34 +183,55 @@ def _weighted(layer: Any) -> None:
         raise No(f"{layer.name} has LoRA or quantised weights")
 
 
-def _downward(
-    call: Applied, graph: Graph, graphs: list[Graph], channels: int, flat: bool, readers: list[Any],
-    reshapes: list[Any],
-) -> None:  # fmt: skip
-    """Append every layer that reads the channels, and the reshapes on the way."""
-    (tensor,) = keras.tree.flatten(call.outputs)
-    if id(tensor) in graph.ends:
-        raise No(f"it is an output of {graph.name}")
-    calls = graph.read.get(id(tensor), [])
-    if not calls:
-        raise No("nothing reads it")
-    size = int(tensor.shape[-1] or 0)
-    for reader in calls:
-        layer = reader.operation
-        if len(pairs.tensors_of(reader)) != 1:
-            raise No(f"{layer.name} reads it together with something else")
-        pairs.channels_last(layer)
-        if type(layer) is keras.layers.Reshape and not flat and layer.target_shape[-1] == channels:
-            pairs.only_call(layer, graphs)
-            reshapes.append(layer)
-        elif type(layer) not in (*_LINEAR, keras.layers.Flatten):
-            pairs.only_call(layer, graphs)
-            _weighted(layer)
-            if type(layer) in pairs.DEPTHWISE:
-                raise No(f"{layer.name} is depthwise, and adds nothing up over its inputs")
-            if size != channels and not (flat and size % channels == 0):
-                raise No(f"{layer.name} reads {size} values, which are not {channels} channels")
-            readers.append(layer)
-            continue
-        after = flat or type(layer) is keras.layers.Flatten
-        _downward(reader, graph, graphs, channels, after, readers, reshapes)
+def _adding(layer: Any) -> None:
+    """Nothing, if the layer adds up over the channels that it reads."""
+    _weighted(layer)
+    if type(layer) in pairs.DEPTHWISE:
+        raise No(f"{layer.name} is depthwise, and adds nothing up over its inputs")
+
+
+class Way:
+    """The way from a site to the layers that read it, all linear and alike for every channel.
+
+    Args:
+        graph, graphs: The one that the site is called in, and all.
+        channels: Of the site.
+        check: Raises No for a layer that must not read it.
+    """
+
+    def __init__(
+        self, graph: Graph, graphs: list[Graph], channels: int, check: Callable[[Any], None]
+    ) -> None:  # fmt: skip
+        self._graph, self._graphs, self._channels, self._check = graph, graphs, channels, check
+        self.readers: list[Any] = []
+        self.reshapes: list[Any] = []
+
+    def follow(self, call: Applied, flat: bool = False) -> None:
+        """Add every layer that reads what a call makes, and the Reshape layers on the way.
+
+        Raises:
+            No: one is not linear.
+        """
+        (tensor,) = keras.tree.flatten(call.outputs)
+        if id(tensor) in self._graph.ends:
+            raise No(f"it is an output of {self._graph.name}")
+        calls = self._graph.read.get(id(tensor), [])
+        if not calls:
+            raise No("nothing reads it")
+        size = int(tensor.shape[-1] or 0)
+        for reader in calls:
+            layer = reader.operation
+            if len(pairs.tensors_of(reader)) != 1:
+                raise No(f"{layer.name} reads it together with something else")
+            pairs.channels_last(layer)
+            if type(layer) is keras.layers.Reshape and not flat and layer.target_shape[-1] == self._channels:
+                pairs.only_call(layer, self._graphs)
+                self.reshapes.append(layer)
+            elif type(layer) not in (*_LINEAR, keras.layers.Flatten):
+                pairs.only_call(layer, self._graphs)
+                self._check(layer)
+                if size != self._channels and not (flat and size % self._channels == 0):
+                    raise No(f"{layer.name} reads {size} values, which are not {self._channels} channels")
+                self.readers.append(layer)
+                continue
+            self.follow(reader, flat or type(layer) is keras.layers.Flatten)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,8 +10,9 @@ import keras
 import numpy as np
 
 from keras_relu_suite.describe import Description, describe
-from keras_relu_suite.errors import ModelError, UsageError, one_line
+from keras_relu_suite.errors import UsageError
 from keras_relu_suite.export import doubles, lowering, pairs
+from keras_relu_suite.export.copies import copied
 from keras_relu_suite.export.doubles import Double
 from keras_relu_suite.export.equalize import Values
 from keras_relu_suite.export.kept import Prepared
@@ -33,7 +34,7 @@ class Folded:
 
     ready: Prepared
     doubles: tuple[Double, ...] = ()
-    costs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
 
 
@@ -81,32 +82,11 @@ def doubled(model: keras.Model, doubles: Sequence[Double]) -> keras.Model:
         for layer in one.readers:
             _read(layer, one, values)
         _configure(one, changes)
-    gone = {id(one.layer) for one in doubles if one.layer is not one.first}
-    try:
-        return _copy(model, values, changes, gone)
-    except Exception as error:  # whatever a user's own get_config, from_config or build may raise
-        raise ModelError(
-            f"Model {model.name!r} cannot be cloned, so its rectifiers cannot be doubled: {one_line(error)}"
-        ) from error
+    return copied(model, values, changes, {id(one.layer): _relu for one in doubles if one.layer is not one.first})
 
 
-def _copy(
-    model: keras.Model, values: Values, changes: dict[int, dict[str, Any]], gone: Collection[int]
-) -> keras.Model:  # fmt: skip
-    made: dict[int, tuple[Any, Any]] = {}
-
-    def clone(layer: Any) -> Any:
-        if id(layer) in gone:
-            return keras.layers.ReLU(name=layer.name, dtype=getattr(layer, "dtype_policy", None))
-        new = layer.__class__.from_config({**layer.get_config(), **changes.get(id(layer), {})})
-        made[id(layer)] = layer, new
-        return new
-
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    for layer, new in made.values():
-        if getattr(layer, "weights", None):
-            new.set_weights([values.get(v) for v in layer.weights])
-    return copy
+def _relu(layer: Any) -> Any:
+    return keras.layers.ReLU(name=layer.name, dtype=getattr(layer, "dtype_policy", None))
 
 
 def _configure(one: Double, changes: dict[int, dict[str, Any]]) -> None:

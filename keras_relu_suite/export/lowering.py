@@ -21,7 +21,7 @@ trained ones; if there is none the most accurate. On a CPU the order is that of 
 
 `doubled` is none of the table: it leaves no op behind, but doubles the work of the layers before and after the site
 (`doubles`). Which is faster depends on their widths and on the machine, and no rule for that has been measured: `auto`
-never takes it.
+never takes it. `folded` is `auto` after slopes beyond ±1 were brought between them by the weights around (`flips`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ LIMIT = 2.0  # LSB of the output
 COARSE = 0.02  # of a slope
 NAMES = ("leaky", "native", "depthwise", "multiply", "pair", "split")
 DOUBLED = "doubled"  # no ops at all: `doubles`
+FOLDED = "folded"  # as `auto`, with slopes within ±1: `flips`
 _FAST = ("leaky", "depthwise", "pair", "split", "multiply", "native")
 _EVERYWHERE = ("leaky", "native", "depthwise", "pair", "split", "multiply")
 ORDERS = {"cpu": _FAST, "gpu": _EVERYWHERE, "micro": _EVERYWHERE, "ethos-u": _EVERYWHERE, "any": _EVERYWHERE}

@@ -1,5 +1,5 @@
-"""What equalisation and doubling did to the network of a file, kept in the file, so that it can be compared with the
-trained one.
+"""What equalisation, doubling and folding did to the network of a file, kept in the file, so that it can be compared
+with the trained one.
 
 Between its layers such a file has other values than the network that it was made from. With the notes the same is done
 to a copy of that network before the two are compared.
@@ -16,13 +16,15 @@ import keras
 import numpy as np
 
 from keras_relu_suite.errors import ModelError
-from keras_relu_suite.export import doubles, doubling, equalize
+from keras_relu_suite.export import doubles, doubling, equalize, flips
 from keras_relu_suite.export.doubles import Double, Halves
+from keras_relu_suite.export.flips import Flip
 from keras_relu_suite.export.pairs import Floats
 from keras_relu_suite.tflite import names, schema
 
 ENTRY = names.METADATA + "_equalized"
 DOUBLED = names.METADATA + "_doubled"
+FOLDED = names.METADATA + "_folded"
 
 
 def written(data: bytes, model: keras.Model, scales: Mapping[str, Floats]) -> bytes:
@@ -40,6 +42,14 @@ def with_doubles(data: bytes, doubled: Sequence[Double]) -> bytes:
     content = {one.site: {"negative": _list(one.halves.negative), "positive": _list(one.halves.positive)}
                for one in doubled}  # fmt: skip
     return schema.set_metadata(data, DOUBLED, json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+
+def with_flips(data: bytes, folded: Sequence[Flip]) -> bytes:
+    """The file with a note of the sites whose signs were folded."""
+    if not folded:
+        return data
+    content = [one.site for one in folded]
+    return schema.set_metadata(data, FOLDED, json.dumps(content, separators=(",", ":")).encode())
 
 
 def _list(slopes: Floats | None) -> list[float] | None:
@@ -67,8 +77,9 @@ def _slopes(given: Any) -> Floats | None:
 
 def applied(metadata: Mapping[str, bytes], model: keras.Model) -> keras.Model:
     """A copy of `model` with the channels of the file, if the file was equalised and made from `model`, and with the
-    file's sites doubled; else `model`, which may be that network already. A note that is damaged says nothing."""
-    model = _equalized(metadata, model)
+    signs of the file's sites folded and its sites doubled; else `model`, which may be that network already. A note that
+    is damaged says nothing."""
+    model = _equalized(metadata, _folded(metadata, model))
     noted = halves(metadata)
     if not noted or not isinstance(model, keras.Model):
         return model
@@ -76,6 +87,17 @@ def applied(metadata: Mapping[str, bytes], model: keras.Model) -> keras.Model:
         found = [one for one in doubles.find(model)[0] if one.site in noted]
         return doubling.doubled(model, found) if found else model
     except ModelError:
+        return model
+
+
+def _folded(metadata: Mapping[str, bytes], model: keras.Model) -> keras.Model:
+    if FOLDED not in metadata or not isinstance(model, keras.Model):
+        return model
+    try:
+        noted = json.loads(metadata[FOLDED])
+        found = tuple(one for one in flips.find(model)[0] if isinstance(noted, list) and one.site in noted)
+        return flips.flipped(model, found) if found else model
+    except (ValueError, TypeError, RecursionError, ModelError):
         return model
 
 
