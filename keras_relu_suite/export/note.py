@@ -62,17 +62,19 @@ def halves(metadata: Mapping[str, bytes]) -> dict[str, Halves] | None:
         return {}
     try:
         content = json.loads(metadata[DOUBLED])
-        return {names.printable(str(site)): Halves(*(_slopes(one[side]) for side in ("negative", "positive")))
-                for site, one in content.items()}  # fmt: skip
+        return {names.printable(str(site)): _halves(one) for site, one in content.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
 
-def _slopes(given: Any) -> Floats | None:
-    slopes = None if given is None else np.array(given, np.float64)
-    if slopes is not None and not (slopes.ndim == 1 and slopes.size and np.isfinite(slopes).all()):
+def _halves(given: dict[str, Any]) -> Halves:
+    """One site of the note, which may be damaged: any of the errors that `halves` catches."""
+    if given["negative"] is None and given["positive"] is None:
+        return Halves(None, None)
+    both = np.array([given["negative"], given["positive"]], np.float64)
+    if both.ndim != 2 or not both.size or not (np.abs(both) <= np.finfo(np.float32).max).all():
         raise ValueError("slopes that there are not")
-    return slopes
+    return Halves(*both)
 
 
 def applied(metadata: Mapping[str, bytes], model: keras.Model) -> keras.Model:

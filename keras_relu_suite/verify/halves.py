@@ -72,7 +72,7 @@ def findings(file: File, pairs: Sequence[Pair], trained: Mapping[str, Halves]) -
 def _made(file: File, p: Pair, halves: Halves) -> list[Finding]:
     """A finding if the two halves are not made of x and −x."""
     op = _maker(file, p.site)
-    channels = _channels(file.tensors[op.outputs[0]].shape[-1], halves)
+    channels = _channels(p.site.channels, halves)
     bias = op.inputs[3 if op.name == "TRANSPOSE_CONV" else 2 :][:1]
     plus, minus = (np.broadcast_to(gain, channels)[:, None] for gain in halves.gains)
     off = np.zeros(channels, np.bool_)
@@ -112,19 +112,20 @@ def _read(file: File, p: Pair, halves: Halves) -> list[Finding]:
 
 def _apart(a: Floats, x: Floats, s_x: Floats, b: Floats, y: Floats, s_y: Floats) -> NDArray[np.bool_]:
     """Where a·x ≠ b·y, for any x and y within half a step of those."""
-    rounding = 4 * bounds.EPS32 * (np.abs(a * x) + np.abs(b * y))
-    allowed = (0.5 + SLACK) * (np.abs(a) * s_x + np.abs(b) * s_y) + rounding
-    result: NDArray[np.bool_] = np.abs(a * x - b * y) > allowed
-    return result
+    with np.errstate(all="ignore"):  # a damaged file may have any scales
+        rounding = 4 * bounds.EPS32 * (np.abs(a * x) + np.abs(b * y))
+        allowed = (0.5 + SLACK) * (np.abs(a) * s_x + np.abs(b) * s_y) + rounding
+        return ~np.asarray(np.abs(a * x - b * y) <= allowed)
 
 
 def _encoded(above: Floats, below: Floats, halves: Halves) -> Floats:
     """The slopes that the weights hold, by least squares; 0 where nothing is read of x > 0."""
     assert halves.positive is not None
     plus, minus = halves.gains
-    power = (above**2).sum(axis=0)
-    ratio = np.divide((above * below).sum(axis=0), power, out=np.zeros_like(power), where=power > 0)
-    return np.asarray(-minus * halves.positive / plus * ratio)
+    with np.errstate(all="ignore"):
+        power = (above**2).sum(axis=0)
+        ratio = np.divide((above * below).sum(axis=0), power, out=np.zeros_like(power), where=power > 0)
+        return np.asarray(-minus * halves.positive / plus * ratio)
 
 
 def _channels(size: int, halves: Halves) -> int:
@@ -141,19 +142,22 @@ def _maker(file: File, site: TFLiteSite) -> Op:
     if not site.fused:
         op = file.producer.get(site.input.index)
         while op is not None and op.name in _COPYING:
-            op = file.producer.get(op.inputs[0])
+            before = file.producer.get(op.inputs[0])
+            op = before if before is not None and before.index < op.index else None
     if op is None or op.name not in _DATA:
         raise _Unread(f"they are made by {'an input' if op is None else f'op {op.index} ({op.name})'}")
     return op
 
 
-def _readers(file: File, tensor: int) -> list[Op]:
+def _readers(file: File, tensor: int, after: int = -1) -> list[Op]:
     """The ops whose weights read the halves."""
     found = []
     for op in file.users.get(tensor, []):
-        if op.inputs[0] == tensor and (op.name in _LINEAR or _repeats(file, op)):
-            found += _readers(file, op.outputs[0])
-        elif op.name in _DATA and op.inputs[_DATA[op.name]] == tensor:
+        if op.index <= after:
+            raise _Unread(f"op {op.index} ({op.name}) reads what is made after it")
+        if op.inputs[0] == tensor and op.outputs and (op.name in _LINEAR or _repeats(file, op)):
+            found += _readers(file, op.outputs[0], op.index)
+        elif op.name in _DATA and op.inputs[_DATA[op.name] :][:1] == (tensor,) and len(op.inputs) > 1:
             found.append(op)
         else:
             raise _Unread(f"op {op.index} ({op.name}) reads them")
@@ -164,7 +168,7 @@ def _readers(file: File, tensor: int) -> list[Op]:
 
 def _repeats(file: File, op: Op) -> bool:
     """Whether it repeats positions and no channels."""
-    times = file.tensors[op.inputs[1]].data if op.name == "TILE" else None
+    times = file.tensors[op.inputs[1]].data if op.name == "TILE" and len(op.inputs) > 1 else None
     return times is not None and times.size > 0 and int(times.ravel()[-1]) == 1
 
 

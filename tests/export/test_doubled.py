@@ -262,12 +262,16 @@ def test_steep_slopes_keep_their_weights_steps(tmp_path):
 
 
 def test_what_a_doubled_tensor_swallows_is_listed_before(tmp_path):
-    """Channel 1 reaches down to a hundredth of a step of the doubled tensor, and up as far as the others."""
-    layers = [K.Dense(3), PReLU(keras.initializers.Constant(0.5), name="p"), K.Dense(2)]
+    """Channel 1 reaches down to a fifth of a step of the doubled tensor, and up as far as the others; channel 2 is the
+    same, but its slope of 4 makes it four fifths."""
+    layers = [K.Dense(3), PReLU(name="p"), K.Dense(2)]
     model = keras.Sequential([keras.Input((2,)), *layers])
-    model.layers[0].kernel.assign([[1, 0, 1], [0, 1, -1]])
-    x = data((2,), n=200)
-    x[:, 1] = np.where(x[:, 1] < 0, x[:, 1] * 1e-5, x[:, 1])
+    model.layers[0].kernel.assign([[1, 0, 0], [0, 1, 1]])
+    model.get_layer("p").alpha.assign([0.5, 0.5, 4])
+    x = np.clip(data((2,), n=200), -2, 2)
+    x[:2] = -2, 2
+    x[:, 1] = np.where(x[:, 1] < 0, x[:, 1] / 2 * 0.2 * 2 / 255, x[:, 1])
+    x[0, 1] = -0.2 * 2 / 255
     done = export(model, tmp_path / "m.tflite", x)
     line = "p: 1 of 3 slopes is swallowed by the input step (channel 1)"
     assert any(line in finding for finding in done.findings), done.findings
@@ -277,7 +281,7 @@ def test_what_a_doubled_tensor_swallows_is_listed_before(tmp_path):
 
 
 def test_predicted_steps_are_those_of_the_file(tmp_path):
-    model = network("conv", "prelu", "same padding")
+    model = network("conv", "published", "same padding")
     x = data()
     (one,), _ = doubles.find(model)
     (measured,) = reach.measured(model, describe(model).sites, {"x": x})

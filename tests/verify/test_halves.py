@@ -164,9 +164,18 @@ def test_another_slope_in_the_model_is_found(made):
     assert float(one.message.split("hold ")[1].split(";")[0]) == pytest.approx(0.9, rel=0.05)
 
 
+def test_beside_the_doubled_network_itself_the_note_has_the_slopes(made):
+    copy = note.applied(schema.read(made.data).metadata, made.model)
+    assert copy is not made.model and note.applied(schema.read(made.data).metadata, copy) is copy
+    assert not found(made.data, copy)
+    (one,) = found(changed(made.data, "p", 0, zeroed), copy)
+    assert one.channel == 1 and "trained with slope -0.6" in one.message
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"p": 3}', '{"p": {"negative": [[1]], "positive": [1]}}',
-             '{"p": {"negative": [NaN], "positive": [1]}}', '{"p": {"negative": ["a"], "positive": null}}'],
+    "text", ["", "[]", "{", '{"p": 3}', *(f'{{"p": {{"negative": {a}, "positive": {p}}}}}' for a, p in [
+        ("[[1]]", "[1]"), ("[NaN]", "[1]"), ("[1, 2]", "[1]"), ("[1]", "null"), ("[1e300]", "[1]"), ('["a"]', "[1]"),
+        ("[]", "[]")])],
 )  # fmt: skip
 def test_a_damaged_note_is_said(made, text):
     data = schema.set_metadata(made.data, note.DOUBLED, text.encode())
