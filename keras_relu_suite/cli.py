@@ -127,7 +127,8 @@ def diagnose(
 @click.option("--batch-size", default=1, show_default=True, metavar="N", help="The fixed batch of the file.")
 @click.option(
     "--lowering", default="auto", show_default=True, metavar="NAME",
-    help="Ops of rectifiers with slopes in int8 and int16x8: auto, leaky, native, depthwise, multiply, pair or split.",
+    help="Ops of rectifiers with slopes in int8 and int16x8: auto, leaky, native, depthwise, multiply, pair or split; "
+    "doubled: none, in twice the channels before; folded: auto, slopes beyond ±1 folded into the weights.",
 )  # fmt: skip
 @click.option(
     "--target", default="cpu", show_default=True, metavar="NAME",

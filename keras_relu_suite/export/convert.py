@@ -11,6 +11,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from keras_relu_suite import _stderr, report
 from keras_relu_suite._version import __version__
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
-from keras_relu_suite.export import calibrate, emit, ethos, kept, lowered, note, ranged, refused, steps
+from keras_relu_suite.export import (
+    calibrate, doubling, emit, ethos, flips, kept, lowered, note, ranged, refused, steps,
+)  # fmt: skip
 from keras_relu_suite.export.ranged import Told
 from keras_relu_suite.export.ranges import Held
 from keras_relu_suite.export.signature import Inputs, inference, model_inputs
@@ -62,7 +65,11 @@ def export(
         calibration_samples: How many samples of `calibration` to use at most, the first ones. Default: all.
         lowering: What rectifiers with slopes become in an integer file. `"auto"` (default): the fastest ops on the
             target that stay within 2 LSB over every code and keep every slope; or `"leaky"`, `"native"`, `"depthwise"`,
-            `"multiply"`, `"pair"`, `"split"`. The worst case of what was taken is in the result's `sites`.
+            `"multiply"`, `"pair"`, `"split"`. `"doubled"` folds every rectifier that it can into the layers around it
+            as twice the channels with a ReLU, which leaves no op behind and doubles the weights and the work of these
+            layers (four times where a layer lies between two); the others are lowered as with `"auto"`, and named. The
+            worst case of what was taken is in the result's `sites`. `"folded"` brings slopes beyond ±1 between them
+            through the weights around, which needs fewer ops, and is `"auto"` for the rest.
         target: Where the file is to run: `"cpu"` (default), `"gpu"`, `"micro"`, `"ethos-u"` or `"any"`. For `"ethos-u"`
             the ops that stay off the NPU are among the findings, if Arm's compiler `vela` is there (extra `ethos-u`).
         equalize: Rescale the channels between two layers first, which changes no output, so that int8 keeps more of
@@ -112,22 +119,29 @@ def export(
         samples = calibrate.collect(calibration, inputs, spec.batch_size, calibration_samples)
     count = len(next(iter(samples.values()), ()))
     lowered.check(description.sites, spec.lowering)
-    ready = kept.Prepared(model, description)
+    doubles = doubling.wanted(model, spec.lowering)
+    flipped = flips.wanted(model, description, inputs, spec.lowering)
+    ready = kept.Prepared(flipped.model, flipped.description)
     if samples or spec.equalize:
         told("measure activations", 0, 0)
-        ready = kept.prepared(model, description, inputs, samples, spec)
+        ready = kept.prepared(flipped.model, flipped.description, inputs, samples, spec, doubles)
+    folded = doubling.folded(ready, inputs, spec.lowering)
+    ready = folded.ready
     data = _convert(ready.model, ready.description.sites, inputs, spec, samples, told)
     held: tuple[Held, ...] = ()
     if spec.ranges != "minmax":
         with _quiet():
             data, held = ranged.quantized(data, ready.description.sites, spec, samples, told)
     told("lower", 0, 0)
-    low = lowered.lower(data, ready.description.sites, spec.lowering, spec.target)
+    low = lowered.lower(data, ready.description.sites, spec.form, spec.target)
+    costs = {site: {**low.costs.get(site, {}), **more} for site, more in (folded.costs | flipped.costs).items()}
+    low = replace(low, costs=low.costs | costs, findings=flipped.findings + folded.findings + low.findings)
     data, sites, findings = _with_metadata(low, ready.description, spec, count)
-    data = note.written(data, model, ready.scales)
+    data = note.with_doubles(note.written(data, flipped.model, ready.scales), folded.doubles)
+    data = note.with_flips(data, flipped.flips)
     losses = None
     if ready.losses is not None:
-        losses = ready.losses(steps.around(data, ready.description.sites))
+        losses = ready.losses(steps.around(data, ready.description.sites, {one.site for one in folded.doubles}))
         findings = losses.lines() + findings
     if samples:
         findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))
@@ -246,7 +260,7 @@ def _with_metadata(
         whole = len(mine) == site.calls and all(t.may_be(site.semantics) for t in mine)
         lowering = mine[0].lowering if whole else None
         cost = low.costs.get(site.name, {})
-        if lowering is None or (not cost and any(t.group for t in mine)):
+        if lowering is None or ("form" not in cost and any(t.group for t in mine)):
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering, **cost})
     for op in graph.float_islands(file):

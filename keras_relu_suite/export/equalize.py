@@ -119,7 +119,7 @@ def planned(model: keras.Model, measured: Mapping[str, Floats]) -> tuple[Equaliz
         ModelError: it is not a built Sequential or functional model.
     """
     found, skipped = pairs.find(model)
-    values = _Values(model)
+    values = Values(model)
     scales = {pair.site.name: np.ones(pair.channels) for pair in found}
     for _ in range(SWEEPS):
         moved = 0.0
@@ -154,7 +154,7 @@ def applied(model: keras.Model, scales: Mapping[str, Floats]) -> keras.Model:
         ModelError: a site has no such channels, or a scale is not a positive number.
     """
     found = {pair.site.name: pair for pair in pairs.find(model)[0]}
-    values = _Values(model)
+    values = Values(model)
     for site, s in scales.items():
         pair = found.get(site)
         if pair is None or s.shape != (pair.channels,) or not (np.isfinite(s).all() and (s > 0).all()):
@@ -183,7 +183,7 @@ def with_weights(model: keras.Model, weights: Sequence[NDArray[Any]]) -> keras.M
     return copy
 
 
-class _Values:
+class Values:
     """The weights of a model in float64, to be rewritten here and not in the model."""
 
     def __init__(self, model: keras.Model) -> None:
@@ -206,7 +206,7 @@ class _Values:
         ]
 
 
-def _first_range(pair: Pair, values: _Values) -> Floats:
+def _first_range(pair: Pair, values: Values) -> Floats:
     """The largest weight of each output channel, batch normalisation folded in."""
     largest = _largest(*pairs.out_view(pair.first, values.get(pair.first.kernel)))
     if pair.norm is None:
@@ -216,7 +216,7 @@ def _first_range(pair: Pair, values: _Values) -> Floats:
     return folded
 
 
-def _second_range(pair: Pair, values: _Values) -> Floats:
+def _second_range(pair: Pair, values: Values) -> Floats:
     """The largest weight of each input channel."""
     return _largest(*pairs.in_view(pair.second, values.get(pair.second.kernel), pair.channels))
 
@@ -226,7 +226,7 @@ def _largest(kernel: Floats, axis: int) -> Floats:
     return largest
 
 
-def _rescale(pair: Pair, s: Floats, values: _Values) -> None:
+def _rescale(pair: Pair, s: Floats, values: Values) -> None:
     """Divide the channels of the first layer by s, multiply those of the second."""
     if pair.norm is not None:
         for variable in (pair.norm.gamma, pair.norm.beta):

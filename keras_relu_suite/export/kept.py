@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from keras_relu_suite.describe import Description, describe
 from keras_relu_suite.export import calibrate, equalize, pairs, reach
+from keras_relu_suite.export.doubles import Double
 from keras_relu_suite.export.losses import BENT, EQUALIZE, INT16, BentSlope, DeadUnit, Kept, LostSlope
 from keras_relu_suite.export.reach import Floats, Reach
 from keras_relu_suite.export.spec import Spec
@@ -60,13 +61,17 @@ def prepared(
     inputs: Sequence[tuple[str, tuple[int | None, ...], str]],
     samples: calibrate.Arrays | None,
     spec: Spec,
+    doubled: Sequence[Double] = (),
 ) -> Prepared:
-    """The model to convert, equalised if `spec` asks for it. `model` itself is not changed."""
+    """The model to convert, equalised if `spec` asks for it. `model` itself is not changed. What is lost is said of a
+    file in which `doubled` are doubled."""
     reaches: tuple[Reach, ...] = ()
     bits = 16 if spec.mode == "int16x8" else 8
     if samples:
         whole = len(next(iter(samples.values()))) // spec.batch_size * spec.batch_size  # what the converter sees
         reaches = reach.measured(model, description.sites, {name: a[:whole] for name, a in samples.items()})
+        gains = {one.site: one.halves.gains for one in doubled}
+        reaches = tuple(replace(one, gains=gains.get(one.site)) for one in reaches)
     wide = {one.site for one in reaches}  # our lowerings are not the converter's, and say what they do to slopes
     if not pairs.can_be_read(model) and not spec.equalize:
         return Prepared(model, description, lambda steps: of(reaches, steps, wide=wide, bits=bits))
@@ -124,7 +129,11 @@ def of(
 def predicted(one: Reach, bits: int = 8) -> Steps:
     """The steps that a converter that calibrates by minimum and maximum gives the tensors, which for 16 bits are
     symmetric. Ops behind the site that tie several tensors to one scale (a concatenation) may make them larger: only
-    the converted file tells (`steps.around`)."""
+    the converted file tells (`steps.around`). Where the site is doubled, the step before is that of the doubled tensor,
+    and there is none after."""
+    if one.gains is not None:
+        low, high = one.halves
+        return Steps(_step(np.zeros(1), np.maximum(-low, high), bits), 0.0)
     fixed = _FIXED_STEP.get(one.semantics.kind) if bits == 8 else None
     after = _step(one.out_low, one.out_high, bits) if fixed is None else fixed
     return Steps(0.0 if one.fused else _step(one.low, one.high, bits), after)
@@ -146,7 +155,8 @@ def swallowed(one: Reach, steps: Steps, side: int = 0) -> tuple[Mask, Mask]:
     if not one.semantics.homogeneous:
         none = np.zeros(one.low.shape, np.bool_)
         return none, none
-    slopes, depth = np.abs(one.slopes(side)), np.maximum(one.high if side else -one.low, 0)
+    low, high = one.halves
+    slopes, depth = np.abs(one.slopes(side)), np.maximum(high if side else -low, 0)
     used = (slopes > 0) & (depth > 0)
     return used & (slopes * depth < 0.5 * steps.after), used & (depth < 0.5 * steps.before)
 
@@ -155,7 +165,7 @@ def silenced(one: Reach, steps: Steps) -> Mask:
     """Which units that fire have one code before or after the site for all the data."""
     alike = _one_code(one.out_low, one.out_high, steps.after)
     if one.semantics.homogeneous:
-        alike |= _one_code(one.low, one.high, steps.before)
+        alike |= _one_code(*one.halves, steps.before)
     return alike & (one.out_high > one.out_low)
 
 
@@ -187,7 +197,7 @@ def _dead(one: Reach, steps: Steps, equal: Reach | None, bits: int) -> Iterator[
     keeps = _ways(one, equal, bits, lambda other, its: silenced(other, its).ravel())
     low, high = one.out_low.ravel(), one.out_high.ravel()
     for i in np.flatnonzero(silenced(one, steps)):
-        yield DeadUnit(one.name, int(i), float(low[i]), float(high[i]), steps.after, keeps(int(i)))
+        yield DeadUnit(one.name, int(i), float(low[i]), float(high[i]), steps.after or steps.before, keeps(int(i)))
 
 
 def _ways(

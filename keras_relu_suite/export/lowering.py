@@ -18,6 +18,10 @@ What is left, in LSB of y: ½ for y itself and ½·s/s_y for each inner tensor o
 
 `auto` takes the first in the order of the target whose worst case is ≤ 2 LSB and whose slopes are within 2 % of the
 trained ones; if there is none the most accurate. On a CPU the order is that of speed: XNNPACK takes no int8 PRELU.
+
+`doubled` is none of the table: it leaves no op behind, but doubles the work of the layers before and after the site
+(`doubles`). Which is faster depends on their widths and on the machine, and no rule for that has been measured: `auto`
+never takes it. `folded` is `auto` after slopes beyond ±1 were brought between them by the weights around (`flips`).
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ from keras_relu_suite.export.forms import Array, Form, Grid, Rectifier, Step
 LIMIT = 2.0  # LSB of the output
 COARSE = 0.02  # of a slope
 NAMES = ("leaky", "native", "depthwise", "multiply", "pair", "split")
+DOUBLED = "doubled"  # no ops at all: `doubles`
+FOLDED = "folded"  # as `auto`, with slopes within ±1: `flips`
 _FAST = ("leaky", "depthwise", "pair", "split", "multiply", "native")
 _INT16 = ("leaky", "native", "multiply", "depthwise", "pair", "split")  # XNNPACK has none: the fewest ops first
 _EVERYWHERE = ("leaky", "native", "depthwise", "pair", "split", "multiply")

@@ -31,8 +31,8 @@ DEPTHWISE = _kinds("DepthwiseConv1D", "DepthwiseConv2D")
 TRANSPOSED = _kinds("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 # Exactly these classes: one that is derived from them may do anything in its call().
 KERNELS = (*_kinds("Dense", "Conv1D", "Conv2D", "Conv3D"), *TRANSPOSED, *DEPTHWISE)
-_SILENT = _kinds("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Identity")
-_CHANNELWISE = _SILENT + _kinds(
+SILENT = _kinds("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Identity")
+_CHANNELWISE = SILENT + _kinds(
     "Flatten", *(f"{kind}{n}D" for n in (1, 2, 3) for kind in (
         "MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling", "ZeroPadding", "Cropping",
         "UpSampling",
@@ -70,7 +70,7 @@ class Skipped:
         return f"{self.site}: {self.reason}"
 
 
-class _No(Exception):
+class No(Exception):
     """Why a site has no pair."""
 
 
@@ -85,12 +85,12 @@ def find(model: keras.Model) -> tuple[tuple[Pair, ...], tuple[Skipped, ...]]:
             "Equalisation needs a built Sequential or functional keras model: which layer reads which is not known of "
             f"any other. Received: {type(model).__name__}"
         )
-    graphs = list(_graphs(model))
+    graphs = list(graphs_of(model))
     pairs, skipped = [], []
     for site in describe(model).sites:
         try:
             pairs.append(_pair(site, graphs))
-        except _No as reason:
+        except No as reason:
             skipped.append(Skipped(site.name, str(reason)))
     return tuple(pairs), tuple(skipped)
 
@@ -103,7 +103,7 @@ def can_be_read(model: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Graph:
+class Graph:
     """Who makes and who reads each tensor of one functional model; tensors by id, the model keeps them alive."""
 
     name: str
@@ -113,113 +113,124 @@ class _Graph:
     ends: set[int]
 
 
-def _graphs(model: Any, seen: set[int] | None = None) -> Iterator[_Graph]:
+def graphs_of(model: Any, seen: set[int] | None = None) -> Iterator[Graph]:
+    """The graph of a functional model and those of the models nested in it."""
     seen = set() if seen is None else seen
     if id(model) in seen:
         return
     seen.add(id(model))
     graph = getattr(model, "_functional", model)  # keras has no public way
-    found = _Graph(model.name, {}, {}, {}, {id(t) for t in keras.tree.flatten(graph.outputs)})
+    found = Graph(model.name, {}, {}, {}, {id(t) for t in keras.tree.flatten(graph.outputs)})
     for operation in graph.operations:
         found.calls[id(operation)] = structure.nodes(graph, operation)
         for call in found.calls[id(operation)]:
             found.made.update((id(t), call) for t in keras.tree.flatten(call.outputs))
-            for t in _tensors(call):
+            for t in tensors_of(call):
                 found.read.setdefault(id(t), []).append(call)
     yield found
     for operation in graph.operations:
         if can_be_read(operation):
-            yield from _graphs(operation, seen)
+            yield from graphs_of(operation, seen)
 
 
-def _tensors(call: Applied) -> list[Any]:
+def tensors_of(call: Applied) -> list[Any]:
+    """What a call reads."""
     return [t for t in keras.tree.flatten((call.args, call.kwargs)) if isinstance(t, keras.KerasTensor)]
 
 
-def _pair(site: Site, graphs: list[_Graph]) -> Pair:
+def _pair(site: Site, graphs: list[Graph]) -> Pair:
     if not site.semantics.homogeneous:
-        raise _No(f"{site.semantics.kind} is not positively homogeneous")
-    graph, call = _only_call(site.layer, graphs)
+        raise No(f"{site.semantics.kind} is not positively homogeneous")
+    graph, call = only_call(site.layer, graphs)
     if site.channel_axis not in (-1, len(site.output_shape or ()) - 1):
-        raise _No("its channels are not on the last axis")
+        raise No("its channels are not on the last axis")
     if site.how == "fused":
         first, norm = site.layer, None
         if type(first) not in KERNELS:
-            raise _No(f"it is part of {first.name} ({type(first).__name__}), which is no convolution or dense layer")
+            raise No(f"it is part of {first.name} ({type(first).__name__}), which is no convolution or dense layer")
     else:
-        first, norm = _upward(call, graph, graphs)
+        first, norm = upward(call, graph, graphs)
     channels = int(call.outputs[0].shape[-1])
     second = _downward(call, graph, graphs, channels)
     for layer in (first, second):
         if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
-            raise _No(f"{layer.name} has LoRA or quantised weights")
+            raise No(f"{layer.name} has LoRA or quantised weights")
     return Pair(site, first, second, channels, norm)
 
 
-def _only_call(layer: Any, graphs: list[_Graph]) -> tuple[_Graph, Applied]:
+def only_call(layer: Any, graphs: list[Graph]) -> tuple[Graph, Applied]:
+    """The graph that calls a layer, and the call.
+
+    Raises:
+        No: it is not called exactly once.
+    """
     calls = [(graph, call) for graph in graphs for call in graph.calls.get(id(layer), ())]
     if not calls:
-        raise _No(f"{layer.name} lies inside a layer that is not a functional model")
+        raise No(f"{layer.name} lies inside a layer that is not a functional model")
     if len(calls) > 1:
-        raise _No(f"{layer.name} is shared by {len(calls)} calls")
+        raise No(f"{layer.name} is shared by {len(calls)} calls")
     return calls[0]
 
 
-def _upward(call: Applied, graph: _Graph, graphs: list[_Graph]) -> tuple[Any, Any]:
-    """The layer that makes the channels and the batch normalisation after it."""
+def upward(call: Applied, graph: Graph, graphs: list[Graph]) -> tuple[Any, Any]:
+    """The layer that makes the channels and the batch normalisation after it.
+
+    Raises:
+        No: there is none that makes them for this call alone.
+    """
     norm = None
     while True:
-        tensors = _tensors(call)
+        tensors = tensors_of(call)
         if len(tensors) != 1:
-            raise _No(f"{call.operation.name} has {len(tensors)} inputs")
+            raise No(f"{call.operation.name} has {len(tensors)} inputs")
         made = graph.made.get(id(tensors[0]))
         if made is None or isinstance(made.operation, keras.layers.InputLayer):
-            raise _No(f"it reads an input of {graph.name}")
+            raise No(f"it reads an input of {graph.name}")
         layer = made.operation
         if len(graph.read[id(tensors[0])]) > 1 or id(tensors[0]) in graph.ends:
-            raise _No(f"the rectifier is not the only one that reads {layer.name}")
+            raise No(f"the rectifier is not the only one that reads {layer.name}")
         if type(layer) in KERNELS:
-            _only_call(layer, graphs)
+            only_call(layer, graphs)
             if not _linear(layer):
-                raise _No(f"{layer.name} applies another activation before it")
-            _channels_last(layer)
+                raise No(f"{layer.name} applies another activation before it")
+            channels_last(layer)
             return layer, norm
         if type(layer) is keras.layers.BatchNormalization and norm is None:
-            _only_call(layer, graphs)
+            only_call(layer, graphs)
             if layer.axis not in (-1, len(made.output_shape or ()) - 1) or layer.gamma is None:
-                raise _No(f"{layer.name} (BatchNormalization) has no gamma for each channel of the last axis")
+                raise No(f"{layer.name} (BatchNormalization) has no gamma for each channel of the last axis")
             norm = layer
-        elif type(layer) not in _SILENT:
-            raise _No(f"it reads {layer.name} ({type(layer).__name__}), which is no convolution or dense layer")
+        elif type(layer) not in SILENT:
+            raise No(f"it reads {layer.name} ({type(layer).__name__}), which is no convolution or dense layer")
         call = made
 
 
-def _downward(call: Applied, graph: _Graph, graphs: list[_Graph], channels: int) -> Any:
+def _downward(call: Applied, graph: Graph, graphs: list[Graph], channels: int) -> Any:
     """The one layer that reads the channels."""
     flat = False
     while True:
         (tensor,) = keras.tree.flatten(call.outputs)
         if id(tensor) in graph.ends:
-            raise _No(f"it is an output of {graph.name}")
+            raise No(f"it is an output of {graph.name}")
         readers = graph.read.get(id(tensor), [])
-        if len(readers) != 1 or len(_tensors(readers[0])) != 1:
+        if len(readers) != 1 or len(tensors_of(readers[0])) != 1:
             names = ", ".join(dict.fromkeys(reader.operation.name for reader in readers))
-            raise _No(f"its channels go on to {names or 'nothing'}, not to one layer that reads nothing else")
+            raise No(f"its channels go on to {names or 'nothing'}, not to one layer that reads nothing else")
         (call,) = readers
         layer = call.operation
         if type(layer) in _CHANNELWISE:
-            _channels_last(layer)
+            channels_last(layer)
             flat = flat or type(layer) is keras.layers.Flatten
             continue
         if type(layer) not in KERNELS:
-            raise _No(f"{layer.name} ({type(layer).__name__}) reads it, which is no convolution or dense layer")
-        _only_call(layer, graphs)
-        _channels_last(layer)
+            raise No(f"{layer.name} ({type(layer).__name__}) reads it, which is no convolution or dense layer")
+        only_call(layer, graphs)
+        channels_last(layer)
         if getattr(layer, "groups", 1) != 1:
-            raise _No(f"{layer.name} reads its channels in groups")
+            raise No(f"{layer.name} reads its channels in groups")
         size = int(tensor.shape[-1])
         if size != channels and not (flat and size % channels == 0):
-            raise _No(f"{layer.name} reads {size} values, which are not {channels} channels")
+            raise No(f"{layer.name} reads {size} values, which are not {channels} channels")
         return layer
 
 
@@ -228,9 +239,14 @@ def _linear(layer: Any) -> bool:
     return activation is None or activation is keras.activations.linear
 
 
-def _channels_last(layer: Any) -> None:
+def channels_last(layer: Any) -> None:
+    """Nothing, if the layer has its channels last.
+
+    Raises:
+        No: it has them first.
+    """
     if getattr(layer, "data_format", None) == "channels_first":
-        raise _No(f"{layer.name} has its channels first")
+        raise No(f"{layer.name} has its channels first")
 
 
 def out_view(layer: Any, kernel: Floats) -> tuple[Floats, int]:

@@ -34,6 +34,7 @@ class Reach:
         out_low, out_high: The smallest and the largest output.
         axis: That of the channels in these arrays.
         call: Which call of the site, from 0.
+        gains: Where relu(x) and relu(−x) are kept in place of the output, by how much each is scaled.
     """
 
     site: str
@@ -44,6 +45,7 @@ class Reach:
     out_high: Floats
     axis: int
     call: int = 0
+    gains: tuple[Floats | float, Floats | float] | None = None
 
     @property
     def name(self) -> str:
@@ -54,6 +56,13 @@ class Reach:
     def fused(self) -> bool:
         """Whether the op before applies it, so that no integer tensor holds its input: a plain ReLU, a clip."""
         return self.semantics.piecewise_linear and not any(s.any() for s in self.semantics.slopes[:1])
+
+    @property
+    def halves(self) -> tuple[Floats, Floats]:
+        """[low, high], the values above 0 and those below each times their gain."""
+        plus, minus = self.gains or (1.0, 1.0)
+        low, high = (np.where(end > 0, plus * end, minus * end) for end in (self.low, self.high))
+        return low, high
 
     @property
     def finite(self) -> bool:

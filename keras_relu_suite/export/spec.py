@@ -28,7 +28,8 @@ class Spec:
         io: The type of the file's inputs and outputs: `"float32"`, or the integers of the mode (`"int8"` for int8,
             `"int16"` for int16x8).
         batch_size: The batch that is written into the file. A dynamic one breaks browsers and delegates.
-        lowering: `"auto"`, or a key of the table in `lowering` for every rectifier of an integer file.
+        lowering: `"auto"`, a key of the table in `lowering` for every rectifier of an integer file, `"doubled"` or
+            `"folded"`.
         target: Where the file is to run, a key of `lowering.ORDERS`.
         equalize: Whether channels are rescaled first, so that none is too small for its tensor's step.
         ranges: What the int8 codes of a tensor are to hold of its values, as `Ranges.parse` takes it.
@@ -54,7 +55,8 @@ class Spec:
             )
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise UsageError(f"batch_size must be a positive integer. Received: batch_size={self.batch_size!r}")
-        for what, known in (("lowering", ("auto", *lowering.NAMES)), ("target", tuple(lowering.ORDERS))):
+        lowerings = ("auto", *lowering.NAMES, lowering.DOUBLED, lowering.FOLDED)
+        for what, known in (("lowering", lowerings), ("target", tuple(lowering.ORDERS))):
             if getattr(self, what) not in known:
                 raise UsageError(
                     f"Unknown {what}. Expected one of: {', '.join(known)}. Received: {what}={getattr(self, what)!r}"
@@ -67,6 +69,11 @@ class Spec:
         if self.lowering != "auto" and not self.calibrated:
             raise UsageError(f"A lowering can be chosen in integer modes. Received: mode={self.mode!r}, "
                              f"lowering={self.lowering!r}")  # fmt: skip
+
+    @property
+    def form(self) -> str:
+        """The lowering of rectifiers that are ops of their own: `"auto"`, or a key of the table."""
+        return self.lowering if self.lowering in lowering.NAMES else "auto"
 
     @property
     def calibrated(self) -> bool:

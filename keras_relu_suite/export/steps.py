@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from keras_relu_suite.describe import Site
 from keras_relu_suite.export.kept import Steps
@@ -10,8 +10,9 @@ from keras_relu_suite.tflite import graph, schema
 from keras_relu_suite.tflite.align import Expected, align
 
 
-def around(data: bytes, sites: Sequence[Site]) -> dict[str, Steps]:
-    """By the name that `reach` gives the call; without those that compute in float or have several scales."""
+def around(data: bytes, sites: Sequence[Site], doubled: Collection[str] = ()) -> dict[str, Steps]:
+    """By the name that `reach` gives the call; without those that compute in float or have several scales. Where the
+    site is one of the `doubled`, the step before is that of the doubled tensor, and there is none after."""
     found = graph.sites(schema.read(data, "the converter's result")).sites
     wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in sites], found)
     steps = {}
@@ -20,5 +21,9 @@ def around(data: bytes, sites: Sequence[Site]) -> dict[str, Steps]:
         if not all(t.quantized and t.scale.size == 1 for t in (site.input, site.output)):
             continue
         name = expected.name if call == 0 else f"{expected.name}#{call + 1}"
-        steps[name] = Steps(0.0 if site.fused else float(site.input.scale[0]), float(site.output.scale[0]))
+        after = float(site.output.scale[0])
+        if expected.name in doubled:
+            steps[name] = Steps(after, 0.0)
+        else:
+            steps[name] = Steps(0.0 if site.fused else float(site.input.scale[0]), after)
     return steps

@@ -19,7 +19,7 @@ from keras_relu_suite.errors import (
 from keras_relu_suite.export import note
 from keras_relu_suite.tflite import graph
 from keras_relu_suite.tflite.schema import File
-from keras_relu_suite.verify import advice, asked, calibrated, fidelity, match
+from keras_relu_suite.verify import advice, asked, calibrated, fidelity, halves, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
 from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
@@ -76,11 +76,12 @@ def verify(
     file, label = asked.read(tflite)
     found = asked.sites(file, label)
     returned = None if outputs is None else Returned(Path(outputs), file.data)
+    trained = halves.reference(file, model)
     model = None if model is None else note.applied(file.metadata, model)
     description, ports, arrays = asked.samples(file, model, data, labels)
     reference, expected = asked.reference(file, description)
     pairs, findings = match.pair(expected, found.sites, file)
-    findings += calibrated.findings(file, pairs)
+    findings += calibrated.findings(file, pairs) + halves.findings(file, pairs, trained)
     findings += _graph_findings(file) + match.metadata_findings(file)
     findings += [finding("KRS905", text) for text in found.unread]
     not_compared = [f"{u.name}: {u.reason}" for u in (description.unread if description is not None else ())]
@@ -108,7 +109,7 @@ def verify(
             say(f"in place and end to end: {len(arrays[0])} samples")
             there = [d for d in running if d.name not in vanished(running, findings)]
             whole = [d for d in there if not isinstance(d, Returned) or d.on_data]
-            outcome = Comparison(file, pairs, ports, model, description.sites, labels).run(whole, arrays)
+            outcome = Comparison(file, pairs, ports, model, description.sites, labels, trained).run(whole, arrays)
             findings += _in_place_findings(outcome, whole) + _not_on_data(there, whole)
         else:
             not_compared.append("in place and end to end: needs the Keras model and data")

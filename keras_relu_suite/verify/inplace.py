@@ -12,7 +12,7 @@ of its class.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from keras_relu_suite.describe import Site
 from keras_relu_suite.devices import Device
 from keras_relu_suite.errors import DeviceError
+from keras_relu_suite.export.doubles import Halves
 from keras_relu_suite.tflite.bounds import EPS32
 from keras_relu_suite.tflite.schema import File, Tensor
 from keras_relu_suite.verify import tap
@@ -75,6 +76,7 @@ class Comparison:
         file, pairs, ports: The file, its sites and how its inputs and outputs map to the model's.
         model, sites: The trained network and its sites.
         labels: Class numbers of the samples, if known.
+        doubled: The sites whose units are two channels each.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Comparison:
         model: keras.Model,
         sites: Sequence[Site],
         labels: NDArray[Any] | None,
+        doubled: Mapping[str, Halves],
     ) -> None:
         self.file, self.ports, self.labels = file, ports, labels
         self.grain = grain = 1 / 255 if hybrid(file) else EPS32
@@ -93,9 +96,11 @@ class Comparison:
         known = [p for p in pairs if p.expected is not None and p.expected.name in position]
         self.pairs, self.stretches, self.at = known, [], {}
         for k, p in enumerate(known):
-            i = position[p.expected.name] if p.expected else 0
+            name = p.expected.name if p.expected else ""
+            i = position[name]
             axis, function = sites[i].channel_axis, sites[i].semantics
             self.stretches.append(Stretch(p.name, p.site.output, axis, p.site, function, grain))
+            self.stretches[k].paired = name in doubled and doubled[name].negative is not None
             self.at[i, p.call] = k
         dense = [op for op in file.ops if op.name == "FULLY_CONNECTED"]
         self.integers = any(t.quantized and t.data is None for t in file.tensors) or hybrid(file)

@@ -82,6 +82,14 @@ RULES = {
         "honours the scales. An error where a device that was asked for shows it.",
         "Write the slopes with one scale for all channels: krs.export and the TensorFlow converter do.",
     ),
+    "KRS108": Rule(
+        "error",
+        "An activation that is doubled channels is not the trained one: its two halves are not x and -x, or the "
+        "weights that read them do not stand in the ratio of the trained slopes.",
+        "On every device. Such a file has a ReLU of both halves where the activation was, and the slopes are in the "
+        "weights of the layers behind it; more than the rounding of these weights is off.",
+        "The file is not the trained network, or was edited. Export again.",
+    ),
     "KRS201": Rule(
         "error",
         "An activation of the Keras model has no counterpart in the file.",

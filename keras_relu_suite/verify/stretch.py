@@ -51,6 +51,7 @@ class Stretch:
         self.grain = grain
         self.name, self.output, self.axis, self.site, self.function = name, output, axis, site, function
         self.variances: list[Floats] = []
+        self.paired = False  # relu(x) and relu(−x) of a doubled activation: both are one unit
         self.spread = 0.0
         self.fired: NDArray[np.bool_] | None = None
         self.low: Floats | None = None
@@ -96,7 +97,17 @@ class Stretch:
         if self.fired is None or self.low is None or self.high is None or not self.output.quantized:
             return ()
         varies = self.fired & (self.high > self.low)
-        return tuple(int(c) for c in np.flatnonzero((low == high) & varies))
+        return self._units(varies, low == high)
+
+    def never_fired(self) -> tuple[int, ...]:
+        """Units that never fired in Keras."""
+        return () if self.fired is None else self._units(np.True_, ~self.fired)
+
+    def _units(self, some: NDArray[np.bool_] | np.bool_, every: NDArray[np.bool_]) -> tuple[int, ...]:
+        """Units of which the first holds for one of their channels and the second for all."""
+        parts = 2 if self.paired else 1
+        some = np.broadcast_to(some, every.shape).reshape(parts, -1).any(axis=0)
+        return tuple(int(c) for c in np.flatnonzero(some & every.reshape(parts, -1).all(axis=0)))
 
     def see_rounded(self, difference: Floats) -> None:
         """How far one random rounding moved Keras' output here."""
@@ -162,7 +173,7 @@ class Tally:
             seen = {
                 "switch_agreement": self.agreed / self.gates if self.gates else None,
                 "zeros": (self.zeros[0] / self.values, self.zeros[1] / self.values),
-                "dead": tuple(int(c) for c in np.flatnonzero(~stretch.fired)),
+                "dead": stretch.never_fired(),
                 "quantisation_dead": stretch.swallowed(self.low, self.high),
             }
         unit = step(stretch.output, 1.0) if stretch.output.quantized else 1.0
