@@ -96,10 +96,10 @@ class Comparison:
         known = [p for p in pairs if p.expected is not None and p.expected.name in position]
         self.pairs, self.stretches, self.at = known, [], {}
         for k, p in enumerate(known):
-            name = p.expected.name if p.expected else ""
-            i = position[name]
-            axis, function = sites[i].channel_axis, sites[i].semantics
-            self.stretches.append(Stretch(p.name, p.site.output, axis, p.site, function, grain))
+            i = position[name := p.expected.name if p.expected else ""]
+            self.stretches.append(
+                Stretch(p.name, p.site.output, sites[i].channel_axis, p.site, sites[i].semantics, grain)
+            )
             self.stretches[k].paired = name in doubled and doubled[name].negative is not None
             self.at[i, p.call] = k
         dense = [op for op in file.ops if op.name == "FULLY_CONNECTED"]

@@ -112,7 +112,7 @@ def on_data(
     arrays: Sequence[NDArray[Any]],
 ) -> list[Request]:
     """The whole file with its inner tensors tapped on all samples, and as it is on the first batch."""
-    tapper = Comparison(file, pairs, ports, model, description.sites, None).tapper(arrays)
+    tapper = Comparison(file, pairs, ports, model, description.sites, None, {}).tapper(arrays)
     first = next(tap.batches(file, arrays))
     return [
         Request("tapped", (), tapper.model, tuple(tap.feeds(file, ports, arrays))),

@@ -132,7 +132,8 @@ def test_born_dead_is_said_of_the_first_fit_alone():
 def test_the_table_at_the_end_names_every_site(capsys):
     fit(network(), krs.callbacks.DeadNeuronMonitor(on_dead=None))
     out = capsys.readouterr().out
-    assert re.search(r"epoch 1: 2 of 8 units dead \(never fired in 32 samples: rate [^)]*\); a: unit 1 dead at 0 .*; b: ", out)
+    line = r"epoch 1: 2 of 8 units dead \(never fired in 32 samples: rate [^)]*\); a: unit 1 dead at 0 .*; b: "
+    assert re.search(line, out)
     table = out[out.index("activation") :]
     assert re.search(r"^a +relu +4 +1", table, re.M) and re.search(r"^b +relu +4 +1", table, re.M)
     assert f"never fired on any of {N} samples" in table
