@@ -180,8 +180,6 @@ class Comparison:
         op = self.file.producer.get(index)
         return self.file.tensors[op.inputs[0] if op is not None and op.name == "DEQUANTIZE" else index]
 
-    # One batch.
-
     def _free(self, part: Sequence[NDArray[Any]]) -> tuple[dict[int, tuple[Floats, Floats]], list[Floats]]:
         """Keras by itself: input and output of every stretch, and the ends."""
         kept: dict[int, tuple[Floats, Floats]] = {}
