@@ -63,8 +63,9 @@ def folded(ready: Prepared, inputs: Inputs, name: str) -> Folded:
     names = {one.site for one in found}
     sites = probe.executed(copy, describe(copy).sites, inputs)
     unread = tuple(one for one in ready.description.unread if one.name not in names)
-    costs = {one.site: {"activation": one.kind, "form": lowering.DOUBLED, "bound_lsb": round(one.bound, 4),
-                        "coarse_slopes": 0} for one in found}  # fmt: skip
+    # How far a slope is off cannot be said of the site: each weight that reads it has its own rounding.
+    costs = {one.site: {"activation": one.kind, "form": lowering.DOUBLED, "bound_lsb": round(one.bound, 4)}
+             for one in found}  # fmt: skip
     findings = tuple(f"{one.site}: not doubled, lowered as with 'auto': {one.reason}" for one in skipped)
     return Folded(replace(ready, model=copy, description=Description(sites, unread)), found, costs, findings)
 
