@@ -2,6 +2,7 @@
 
 It needs sshd, Python 3.10 or later with NumPy, and ai-edge-litert (or tflite-micro) there, nothing of this package. The
 runner is sent through the connection and never written to the device's disk: nothing is left there, whatever ends it.
+A path that does not begin with / begins in the user's home there.
 
 The user's own ssh is what connects, with the user's keys and configuration; it asks nothing, and takes a host only
 whose key it knows. KRS_SSH is the command to use instead of `ssh`, with its options, such as `ssh -F my_config`.
@@ -108,18 +109,20 @@ def parse(url: str) -> tuple[str, str, int | None, str, str]:
         raise UnknownDeviceError(f"Not an ssh device: {error}. Expected {EXPECTED}. Received: {url!r}") from error
     python, kernels = options.pop("python", "python3"), options.pop("kernels", "xnnpack")
     wrong = (
-        "it needs a user" if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", user)
+        "it has characters that cannot be printed" if not url.isprintable()
+        else "it needs a user" if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", user)
         else "that is no host name" if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*|[0-9a-f]*:[0-9a-f:.]*", host)
         else "a password is not taken: use a key" if parts.password is not None
         else "a path is not taken" if parts.path or parts.fragment
-        else "that is no path of a Python" if not re.fullmatch(r"[A-Za-z0-9_/~.+][A-Za-z0-9_/.+ -]*", python)
+        else "that is no path of a Python" if not re.fullmatch(r"(~/)?[A-Za-z0-9_/.+][A-Za-z0-9_/.+ -]*", python)
         else f"there are no kernels {kernels!r}" if kernels not in KERNELS
         else f"there is no option {next(iter(options))!r}" if options
         else None
     )  # fmt: skip
     if wrong is not None:
         raise UnknownDeviceError(f"Not an ssh device: {wrong}. Expected {EXPECTED}. Received: {url!r}")
-    return user, host, port, python, kernels
+    # Quoted, ~ is no folder; where ssh begins is.
+    return user, host, port, f"./{python[2:]}" if python.startswith("~/") else python, kernels
 
 
 def _reason(said: str, host: str) -> str:

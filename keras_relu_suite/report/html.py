@@ -24,7 +24,7 @@ def html(content: dict[str, Any]) -> str:
     )  # fmt: skip
     environment.filters.update(
         matrix_cell=text.matrix_cell, group_name=text.group_name, slopes=text.slopes_text, scales=text.scales_text,
-        metric=text.metric_text, headline=text.headline,
+        metric=text.metric_text, differ=text.differ_text, headline=text.headline,
     )  # fmt: skip
     pictures = [_transfer_curves(v) for v in content["verifications"]]
     training = _training_curves(content["training"]) if content.get("training") else None

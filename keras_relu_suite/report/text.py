@@ -43,11 +43,12 @@ def verification_text(v: dict[str, Any]) -> str:
             [_in_place_row(i) for i in worst],
         ))  # fmt: skip
     if v["end_to_end"]:
+        first, several = v["end_to_end"][0]["device"], len({e["device"] for e in v["end_to_end"]}) > 1
         parts.append(table(
             [("end to end", ""), ("device", ""), ("RMS", "right"), ("allowed", "right"), ("worst LSB", "right"),
-             ("metric", "")],
-            [[e["name"], e["device"], f"{e['rms']:.3g}", f"{e['limit']:.3g}", f"{e['max_lsb']:.4g}", metric_text(e)]
-             for e in v["end_to_end"]],
+             ("metric", ""), *[(f"not as {first}", "right")] * several],
+            [[e["name"], e["device"], f"{e['rms']:.3g}", f"{e['limit']:.3g}", f"{e['max_lsb']:.4g}", metric_text(e),
+              *[differ_text(e)] * several] for e in v["end_to_end"]],
         ))  # fmt: skip
     parts += [_block(f"{f['severity']} {f['code']}: {f['message']}") for f in v["findings"]]
     parts += [_block(f"not compared: {text}") for text in v["not_compared"]]
@@ -112,6 +113,11 @@ def metric_text(e: dict[str, Any]) -> str:
     if "keras" in m:
         return f"{m['name']} {m['keras']:.4f} → {m['device']:.4f}"
     return f"{m['name']} {m['device']:.4f}"
+
+
+def differ_text(e: dict[str, Any]) -> str:
+    """How many values of an output are not those of the first device: `3 of 384`."""
+    return f"{e['differ']:,} of {e['values']:,}"
 
 
 def inspection_text(i: dict[str, Any]) -> str:

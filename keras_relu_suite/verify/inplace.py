@@ -120,7 +120,7 @@ class Comparison:
 
     def run(self, devices: Sequence[Device], arrays: Sequence[NDArray[Any]]) -> Outcome:
         """Compare over all samples, batch by batch."""
-        tapper, total = self.tapper(arrays), 0
+        tapper = self.tapper(arrays)
         every = self.stretches + [end.stretch for end in self.ends]
         tallies = {d.name: [Tally(s) for s in every] for d in devices}
         got: dict[str, list[list[Floats]]] = {d.name: [] for d in devices}
@@ -130,7 +130,6 @@ class Comparison:
         differs: set[str] = set()
         not_finite: set[str] = set()
         for n, part in enumerate(tap.batches(self.file, arrays)):
-            total += len(part[0])
             kept, ends = self._free(part)
             free.append(ends)
             self._round(part, kept, ends, n, drawn)
@@ -153,7 +152,7 @@ class Comparison:
         alive = [d.name for d in devices if d.name not in failed]
         return Outcome(
             in_place=tuple(v for name in alive for v in (t.judge(name) for t in tallies[name]) if v is not None),
-            end_to_end=tuple(e for name in alive for e in self._end_to_end(name, free, drawn, got[name], total)),
+            end_to_end=tuple(e for d in alive for e in self._end_to_end(d, free, drawn, got[d], got[alive[0]])),
             tapped_differs=tuple(sorted(differs)),
             not_finite=tuple(sorted(not_finite)),
             failed=failed,
@@ -272,7 +271,7 @@ class Comparison:
         free: list[list[Floats]],
         drawn: list[list[list[Floats]]],
         got: list[list[Floats]],
-        samples: int,
+        first: list[list[Floats]],
     ) -> list[EndToEnd]:
         found = []
         for j, end in enumerate(self.ends):
@@ -281,6 +280,7 @@ class Comparison:
             # A value beyond what the tensor's codes can hold is saturated, on purpose: the calibration chose its range.
             reachable = clipped(expected, tensor)
             answer = np.concatenate([batch[j] for batch in got]).reshape(expected.shape)
+            other = np.concatenate([batch[j] for batch in first]).reshape(expected.shape)
             draws = [clipped(np.concatenate([batch[j] for batch in draw]), tensor) for draw in drawn]
             kernel = step(tensor, end.stretch.spread, self.grain) ** 2 / 3
             rounding = max(float(np.sqrt(np.mean((draw - reachable) ** 2) + kernel)) for draw in draws)
@@ -289,12 +289,14 @@ class Comparison:
                 EndToEnd(
                     name=end.stretch.name.removeprefix("output "),
                     device=device,
-                    samples=samples,
+                    samples=len(expected),
                     rms=float(np.sqrt(np.mean(difference**2))),
                     limit=ROUNDING_FACTOR * rounding,
                     rounding=rounding,
                     max_lsb=float(difference.max(initial=0) / (step(tensor, 1.0) if tensor.quantized else 1.0)),
                     metric=classes(expected, answer, self.labels) if end.softmax is None else None,
+                    values=answer.size,
+                    differ=int(np.count_nonzero(answer != other)),
                 )
             )
         return found

@@ -93,6 +93,7 @@ class EndToEnd:
         rounding: That most.
         max_lsb: The largest difference in LSB of the output's last integer tensor; real units for floats.
         metric: `{"name": "accuracy", "keras": …, "device": …}`, or the share of equal classes.
+        values, differ: How many values the output has in all, and how many are not those of the first device.
     """
 
     name: str
@@ -103,6 +104,8 @@ class EndToEnd:
     rounding: float
     max_lsb: float
     metric: dict[str, Any] | None = None
+    values: int = 0
+    differ: int = 0
 
     def __bool__(self) -> bool:
         return self.rms <= self.limit

@@ -285,13 +285,13 @@ def kept_devices() -> Iterator[None]:
             pass
 
     kept = {name: Kept(name, "host CPU", "") for name in devices.BUILT_IN}
-    built_in, load = devices.BUILT_IN, cli._model
+    built_in, load = devices.BUILT_IN, cli.keras_model
     devices.BUILT_IN = {name: functools.partial(kept.get, name) for name in kept}
-    cli._model = functools.cache(load)
+    cli.keras_model = functools.cache(load)
     try:
         yield
     finally:
-        devices.BUILT_IN, cli._model = built_in, load
+        devices.BUILT_IN, cli.keras_model = built_in, load
         for device in kept.values():
             super(Kept, device).close()
 

@@ -248,6 +248,7 @@ def test_names_from_the_device_cannot_move_the_cursor(bundle, int8_file):
 
 
 def test_a_bundle_is_deterministic_and_written_whole_or_not_at_all(ran, int8_file, tmp_path):
+    (tmp_path / "b").mkdir()
     krs.probe(int8_file, tmp_path / "b")
     assert manifest_of(tmp_path / "b") == manifest_of(ran)
     with pytest.raises(UsageError, match="new or empty folder"):

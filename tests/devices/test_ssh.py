@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import signal
 import time
@@ -143,6 +144,14 @@ def test_what_the_device_lacks(host, tmp_path):
 
 
 @needs_sshd
+def test_a_python_in_the_home_of_the_user(host):
+    home = os.path.expanduser("~" + getpass.getuser())
+    relative = os.path.relpath(host.python, home)
+    with Ssh(host.url(f"?python=~/{relative}")) as device:
+        assert device.unavailable() is None
+
+
+@needs_sshd
 def test_no_key_and_no_server(host):
     (host.folder / "authorized").rename(host.folder / "away")
     try:
@@ -168,6 +177,7 @@ HOSTILE = (
     "ssh://pi@`touch pwned`", "ssh://pi;touch@x", "ssh://x; touch pwned", "ssh://pi@x\ntouch pwned", "ssh://pi@",
     "ssh://host", "ssh://pi:secret@host", "ssh://pi@host/path", "ssh://pi@host:99999", "ssh://pi@host:0x16",
     "ssh://pi@host?python=-c", "ssh://pi@host?python=$(touch pwned)", "ssh://pi@host?python=a%0Ab",
+    "ssh://pi@host\n", "ssh://pi@host?python=~root/x", "ssh://pi@host?python=~/-c/~/x",
     "ssh://pi@host?kernels=gpu", "ssh://pi@host?other=1", "ssh://pi@host?python", "ssh://pi@host#x", "ssh://[::1",
 )  # fmt: skip
 
@@ -182,7 +192,7 @@ def test_names_that_a_shell_or_ssh_could_take_for_something_else_are_refused(url
 def test_good_names():
     assert parse("ssh://pi@raspberrypi.local") == ("pi", "raspberrypi.local", None, "python3", "xnnpack")
     assert parse("ssh://a.b-c@[fe80::1]:22?python=~/venv/bin/python&kernels=micro") == (
-        "a.b-c", "fe80::1", 22, "~/venv/bin/python", "micro")  # fmt: skip
+        "a.b-c", "fe80::1", 22, "./venv/bin/python", "micro")  # fmt: skip
 
 
 @needs_sshd

@@ -119,3 +119,19 @@ def test_all_runs_what_is_here_and_lists_the_rest(int8_file, monkeypatch):
     named = krs.verify(int8_file, devices=["nowhere", "all"])
     assert named.exit_code == 3 and [f.code for f in named.findings] == ["KRS902"]
     assert {c.device for c in named.checks} == set(here)
+
+
+def test_end_to_end_the_values_that_differ_between_devices_are_counted(int8_file, chain, data):
+    def last(o):
+        o = o.copy()
+        o.reshape(-1)[-2:] += np.float32(1 / 256)  # of every run of 32 samples
+        return o
+
+    with (
+        Like("twin") as twin,
+        Like("other", lambda o: last(o) if o.dtype == np.float32 and o.ndim == 3 else o) as other,
+    ):
+        v = krs.verify(int8_file, model=chain, data=data, devices=["reference", twin, other])
+    found = {e.device: (e.values, e.differ) for e in v.end_to_end if e.name.endswith("0") or e.name == "classes"}
+    assert found == {"reference": (384, 0), "twin": (384, 0), "other": (384, 6)}, v.summary()
+    assert "not as reference" in v.summary() and "6 of 384" in v.summary()
