@@ -100,7 +100,8 @@ def test_diagnose_of_a_healthy_model_is_0(capfd, keras_file, data_file):
         (("diagnose", "KERAS", "--data", "DATA", "--report", "x.html"), "ends in .json"),
         (("diagnose", "nowhere.keras", "--data", "DATA"), "no such file"),
         (("verify", "nowhere.tflite"), "Cannot read"),
-        (("verify", "INT8", "--device", "nosuch"), "xnnpack, builtin, reference, micro"),
+        (("verify", "INT8", "--device", "nosuch"), "xnnpack, builtin, reference, micro, gpu, arm64, browser, openvino"),
+        (("verify", "INT8", "--device", "arm64:$(touch pwned)"), "no such processor"),
         (("verify", "INT8", "--model", "README"), "cannot be loaded as a Keras model"),
         (("verify", "INT8", "--model", "nowhere.keras"), "no such file"),
         (("verify", "INT8", "--data", "DATA"), "pass model="),
@@ -220,10 +221,33 @@ def test_a_model_trained_on_another_backend_exports(capfd, tmp_path, backend):
     assert code == 0, out
 
 
-def test_devices(capfd):
+def test_a_known_device_that_is_missing_is_exit_3(capfd, int8_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("KRS_DEVICES", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, out, _ = krs(capfd, "verify", int8_file, "--device", "arm64", "--device", "reference")
+    assert code == 3 and "arm64 is not available" in " ".join(out.split())
+    assert "scripts/install-devices arm64" in " ".join(out.split())
+
+
+def test_all_devices_are_those_that_are_there_and_the_others_are_listed(capfd, int8_file, monkeypatch):
+    from keras_relu_suite import devices
+
+    there = [d for d in devices.survey(devices.HOST)]
+    gone = {"name": "gone", "available": False, "reason": "no such thing; install it with: luck"}
+    monkeypatch.setattr(devices, "survey", lambda only=None: [*there, gone])
+    code, out, err = krs(capfd, "verify", int8_file, "--device", "all", "--json")
+    assert code == 0 and [d["name"] for d in json.loads(out)["devices"]] == [d["name"] for d in there if d["available"]]
+    assert "not checked, not available: gone: no such thing; install it with: luck" in err
+
+
+def test_devices(capfd, monkeypatch):
     code, out, _ = krs(capfd, "devices", "--json")
-    assert code == 0 and {"xnnpack", "micro"} <= {d["name"] for d in json.loads(out)["devices"]}
-    assert krs(capfd, "devices")[0] == 0
+    found = json.loads(out)["devices"]
+    assert code == 0 and {"gpu", "arm64", "browser", "openvino", "xnnpack", "micro"} <= {d["name"] for d in found}
+    assert {"name", "available", "reason", "kind", "engine", "version"} <= set(found[0])
+    monkeypatch.setattr("keras_relu_suite.devices.survey", lambda: found)
+    code, out, _ = krs(capfd, "devices")
+    assert code == 0 and "xnnpack" in out and f"ai-edge-litert {found[0]['version']}" in out
 
 
 def test_a_layer_of_ones_own_needs_its_import(capfd, tmp_path, monkeypatch):
