@@ -1,4 +1,5 @@
-"""An activation as ops that the int16x8 converter takes: it refuses PRELU, NEG and comparisons.
+"""An activation as ops that the converter keeps in integers: in int16x8 it refuses PRELU, NEG and comparisons, and in
+int8 computes a NEG in float.
 
 With p = relu(x), knots 0 = t_1 < … < t_k, slopes s_0 … s_k and f(0) = 0 a continuous piecewise linear function is
 
@@ -16,11 +17,11 @@ from typing import Any
 from keras_relu_suite.semantics import Semantics
 
 
-def needed(semantics: Semantics) -> bool:
-    """Whether the converter has no int16 form of the function that is one site, and `emit` has one."""
+def needed(semantics: Semantics, mode: str) -> bool:
+    """Whether the converter has no integer form of the function that is one site, and `emit` has one."""
     if semantics.kind == "relu" and semantics.knots[0] == 0:
         return len(semantics.knots) > 1 or bool(semantics.slopes[0].any())
-    return semantics.kind in ("prelu", "two_sided_prelu")
+    return semantics.kind == "two_sided_prelu" or (semantics.kind == "prelu" and mode == "int16x8")
 
 
 def emit(semantics: Semantics, x: Any) -> Any:
