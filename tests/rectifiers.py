@@ -57,19 +57,17 @@ def network(rectifier, positions=POSITIONS):
     x = keras.Input((5, 5, CHANNELS), name="x")
     flat = K.Flatten(name="flat")(x)
 
-    def wide(y):
-        return K.Conv2D(CHANNELS, 1, bias_initializer="glorot_uniform")(y)
-
+    ranges = {"gamma_initializer": _Between(0.5, 1.5), "beta_initializer": _Between(-0.3, 0.3)}
     before = {
         "conv": lambda: K.Conv2D(CHANNELS, 3, bias_initializer=keras.initializers.RandomNormal())(x),
         "dense": lambda: K.Dense(CHANNELS)(flat),
-        "norm": lambda: K.BatchNormalization(gamma_initializer=_Between(0.5, 1.5), beta_initializer=_Between(-0.3, 0.3))(x),
+        "norm": lambda: K.BatchNormalization(**ranges)(x),
         "add": lambda: K.Add()([K.Conv2D(CHANNELS, 1)(x), K.Conv2D(CHANNELS, 1)(x)]),
         "concat": lambda: K.Concatenate()([K.Conv2D(2, 1)(x), K.Conv2D(4, 1)(x)]),
         "transposed": lambda: K.Conv2DTranspose(CHANNELS, 2)(x),
         "depthwise": lambda: K.DepthwiseConv2D(3)(x),
         "rank3": lambda: K.Conv1D(CHANNELS, 2)(K.Reshape((25, CHANNELS))(x)),
-        "rank5": lambda: K.Conv3D(CHANNELS, (1, 2, 2))(K.Reshape((1, 5, 5, CHANNELS))(x)),
+        "rank5": lambda: K.Reshape((1, 5, 5, CHANNELS))(K.Conv2D(CHANNELS, 1)(x)),
     }  # fmt: skip
     outputs = {}
     for position in positions:

@@ -8,8 +8,8 @@
 
 A clip at `top` is no op where y has no code above it (its range was calibrated on clipped values): the codes stop
 there. Else it is a MINIMUM among y's own codes. x > t is decided on codes, t at the last code that is not above it, and
-both branches are made on y's grid, so that SELECT_V2 copies codes: a jump rounds once. Of elu(x) ≥ −1 the inner scale is
-(x_max + 1)/255.
+both branches are made on y's grid, so that SELECT_V2 copies codes: a jump rounds once. The inner scale of elu(x) comes
+of its own ends, expm1(x_min) and x_max.
 """
 
 from __future__ import annotations

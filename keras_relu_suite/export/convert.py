@@ -135,8 +135,8 @@ def _convert(
             return emit.concatenated_relu(x, at[i][0].axis)
         # An absolute scope, so that the op's tensors carry the site's name whatever scopes keras is in.
         with tf.name_scope(names.scope(sites[i].name) + "/"):
-            if spec.calibrated and emit.needed(sites[i].semantics, spec.mode):
-                return emit.emit(sites[i].semantics, x)
+            if emit.needed(sites[i].semantics, spec.mode, len(x.shape)):
+                return emit.emit(sites[i].semantics, x, spec.mode)
             return activation(x)
 
     module = tf.Module()

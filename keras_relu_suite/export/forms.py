@@ -92,11 +92,11 @@ def per_channel(weights: Array) -> Constant:
     return Constant(np.rint(weights / scale).astype(np.int8), scale)
 
 
-def per_tensor(values: Array) -> Constant:
-    """All values in one scale: int8's 256 codes from the smallest to the largest of them and 0."""
-    grid = spanning(min(float(values.min()), 0.0), max(float(values.max()), 0.0), "int8")
-    codes = np.rint(values / grid.scale) + grid.zero_point
-    return Constant(np.clip(codes, -128, 127).astype(np.int8), np.array([grid.scale], np.float32), grid.zero_point)
+def per_tensor(values: Array, dtype: str = "int8") -> Constant:
+    """All values in one scale: the type's codes from the smallest to the largest of them and 0."""
+    grid = spanning(min(float(values.min()), 0.0), max(float(values.max()), 0.0), dtype)
+    codes = np.clip(np.rint(values / grid.scale) + grid.zero_point, *grid.codes)
+    return Constant(codes.astype(dtype), np.array([grid.scale], np.float32), grid.zero_point)
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,8 @@ def check(sites: Sequence[Site], name: str) -> None:
         function = site.semantics
         if name == "auto" or not _bends(function):
             continue
-        slopes = Rectifier(*(np.atleast_1d(_squeezed(s)) for s in function.slopes[:2]))
+        left, right = (np.atleast_1d(_squeezed(s)) for s in function.slopes[:2])
+        slopes = Rectifier(left, right)
         why = lowering.impossible(name, slopes)
         if why is not None:
             raise UsageError(
@@ -128,7 +129,7 @@ def _costly(expected: Expected, choice: lowering.Choice) -> str:
 
 
 def _bends(function: Semantics) -> bool:
-    """Whether it is p·x and a·x on both sides of 0, clipped or not, and no plain ReLU: that one is fused and stays so."""
+    """Whether it is p·x and a·x on both sides of 0, clipped or not, and no plain ReLU: that one is fused."""
     return (
         _shape(function) is not None and function.knots[0] == 0
         and bool(function.slopes[0].any() or (function.slopes[1] != 1).any())

@@ -89,7 +89,7 @@ def choose(
     best: Choice | None = None
     order = ORDERS[target] if x.dtype == "int8" else _EVERYWHERE  # XNNPACK has no int16
     for name in order if lowering == "auto" else (lowering,):
-        why = _unfit(name, x, rank) or impossible(name, f)
+        why = _unfit(name, rank) or impossible(name, f)
         if why is not None and lowering != "auto":
             raise UsageError(f"The lowering cannot express this activation: {why}. Received: lowering={lowering!r}")
         if why is not None:
@@ -111,17 +111,15 @@ def _bent(f: Rectifier | Elu, x: Grid, y: Grid, rank: int) -> Choice | None:
     if bent.why_not(f, x) is not None:
         return None
     form = bent.form(f, x, y)
-    if form.depthwise and _unfit("depthwise", x, rank) is not None:
+    if form.depthwise and _unfit("depthwise", rank) is not None:
         return None
     return Choice(form, forms.worst(form, x, y, f), 0)
 
 
-def _unfit(name: str, x: Grid, rank: int) -> str | None:
-    """Why a tensor of that type and rank cannot be lowered so."""
+def _unfit(name: str, rank: int) -> str | None:
+    """Why a tensor of that rank cannot be lowered so."""
     if name in ("depthwise", "pair", "split") and not 2 <= rank <= 4:
         return f"a depthwise convolution takes no tensor of rank {rank}"
-    if x.dtype == "int16" and name == "multiply":
-        return "a MUL of int16 has no int8 constant"
     return None
 
 
@@ -153,7 +151,7 @@ def _depthwise(f: Rectifier, x: Grid) -> Plan:
 
 def _multiply(f: Rectifier, x: Grid) -> Plan:
     below = bool(np.all(f.negative <= 1))
-    constant = forms.per_tensor(f.negative - 1 if below else 1 - f.negative)
+    constant = forms.per_tensor(f.negative - 1 if below else 1 - f.negative, x.dtype)  # a MUL's are of one type
     inner = {"bend": forms.spanning(0.0, float(np.abs(constant.real).max()) * -x.range[0], x.dtype)}
     bend = Step("MUL", ("x",), "bend", constant, relu=True)
     return (bend, Step("ADD" if below else "SUB", ("x", "bend"), "y")), inner

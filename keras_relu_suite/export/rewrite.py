@@ -20,8 +20,8 @@ _BIAS = {"int8": "int32", "int16": "int64"}
 # The first version of each op that the schema's history gives for these types.
 _VERSIONS = {
     ("DEPTHWISE_CONV_2D", "int8"): 3, ("DEPTHWISE_CONV_2D", "int16"): 5, ("ADD", "int8"): 2, ("ADD", "int16"): 3,
-    ("SUB", "int8"): 2, ("SUB", "int16"): 5, ("MUL", "int8"): 2, ("LEAKY_RELU", "int8"): 2, ("RELU", "int8"): 2,
-    ("RELU", "int16"): 3, ("MINIMUM", "int8"): 2, ("MINIMUM", "int16"): 4, ("GREATER", "int8"): 2,
+    ("SUB", "int8"): 2, ("SUB", "int16"): 5, ("MUL", "int8"): 2, ("MUL", "int16"): 4, ("LEAKY_RELU", "int8"): 2,
+    ("RELU", "int8"): 2, ("RELU", "int16"): 3, ("MINIMUM", "int8"): 2, ("MINIMUM", "int16"): 4, ("GREATER", "int8"): 2,
     ("GREATER", "int16"): 3, ("QUANTIZE", "int8"): 2, ("QUANTIZE", "int16"): 3,
 }  # fmt: skip
 
