@@ -183,8 +183,8 @@ def _convert(
             return emit.concatenated_relu(x, at[i][0].axis)
         # An absolute scope, so that the op's tensors carry the site's name whatever scopes keras is in.
         with tf.name_scope(names.scope(sites[i].name) + "/"):
-            if spec.mode == "int16x8" and emit.needed(sites[i].semantics):
-                return emit.emit(sites[i].semantics, x)
+            if emit.needed(sites[i].semantics, spec.mode, len(x.shape)):
+                return emit.emit(sites[i].semantics, x, spec.mode)
             return activation(x)
 
     told("convert", 0, 0)
@@ -257,9 +257,9 @@ def _with_metadata(
     sites, findings = [], [*(f"{u.name}: {u.reason}" for u in description.unread), *low.findings]
     for site in description.sites:
         mine = [found[j] for j, i in chosen.items() if wanted[i][0].name == site.name]
-        whole = len(mine) == site.calls and all(t.may_be(site.semantics) for t in mine)
-        lowering = mine[0].lowering if whole else None
         cost = low.costs.get(site.name, {})
+        whole = len(mine) == site.calls and ("form" in cost or all(t.may_be(site.semantics) for t in mine))
+        lowering = mine[0].lowering if whole else None
         if lowering is None or ("form" not in cost and any(t.group for t in mine)):
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering, **cost})

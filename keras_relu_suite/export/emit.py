@@ -1,4 +1,5 @@
-"""An activation as ops that the int16x8 converter takes: it refuses PRELU, NEG and comparisons.
+"""An activation as ops that the converter keeps in integers: in int16x8 it refuses PRELU, NEG and comparisons, and in
+int8 computes a NEG in float.
 
 With p = relu(x), knots 0 = t_1 < … < t_k, slopes s_0 … s_k and f(0) = 0 a continuous piecewise linear function is
 
@@ -13,18 +14,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_relu_suite.export.spec import INTEGERS
 from keras_relu_suite.semantics import Semantics
 
 
-def needed(semantics: Semantics) -> bool:
-    """Whether the converter has no int16 form of the function that is one site, and `emit` has one."""
+def needed(semantics: Semantics, mode: str, rank: int) -> bool:
+    """Whether the converter has no form of the function that is one site, and `emit` has one.
+
+    It makes a PRELU of a PReLU up to rank 4, and nothing above; a ReLU of −x behind a dense layer it computes in a copy
+    of that layer, so that the halves of what is written with relu(−x) have no input in common.
+    """
     if semantics.kind == "relu" and semantics.knots[0] == 0:
-        return len(semantics.knots) > 1 or bool(semantics.slopes[0].any())
-    return semantics.kind in ("prelu", "two_sided_prelu")
+        return bool(semantics.slopes[0].any()) or (len(semantics.knots) > 1 and mode in INTEGERS)
+    return semantics.kind == "two_sided_prelu" or (semantics.kind == "prelu" and (mode == "int16x8" or rank > 4))
 
 
-def emit(semantics: Semantics, x: Any) -> Any:
-    """f(x) as LEAKY_RELU, MUL, SUB and ADD of x and constants; as one LEAKY_RELU where that is all it is."""
+def emit(semantics: Semantics, x: Any, mode: str) -> Any:
+    """f(x) as LEAKY_RELU, MUL, SUB and ADD of x and constants; as one LEAKY_RELU where that is all it is.
+
+    In float modes a clip at t is min(p, t): x − relu(x − t) would lose t's digits to a large x.
+    """
     import tensorflow as tf
 
     slopes, knots = semantics.slopes, semantics.knots
@@ -32,6 +41,8 @@ def emit(semantics: Semantics, x: Any) -> Any:
         return tf.nn.leaky_relu(x, slopes[0].item())
     p = tf.nn.leaky_relu(x, 0.0)
     y = _times(slopes[1], p)
+    if mode not in INTEGERS and len(knots) == 2:
+        return tf.minimum(y, knots[1]) + _times(slopes[0], x - p)
     for knot, before, after in zip(knots[1:], slopes[1:-1], slopes[2:], strict=True):
         y -= _times(before - after, tf.nn.leaky_relu(x - knot, 0.0))
     return y + _times(slopes[0], x - p) if slopes[0].any() else y

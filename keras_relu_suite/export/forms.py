@@ -13,7 +13,9 @@ given 2⁻⁹ of the distance from the zero point beside the rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +73,9 @@ def _above(scale: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """An integer constant, one value a channel; of one scale, or of one for each channel."""
+    """A constant of codes, one value a channel; of one scale, or of one for each channel."""
 
-    codes: NDArray[np.int8] | NDArray[np.int16]
+    codes: NDArray[Any]
     scale: NDArray[np.float32]
     zero_point: int = 0
 
@@ -93,8 +95,8 @@ def per_channel(weights: Array) -> Constant:
 def per_tensor(values: Array, dtype: str = "int8") -> Constant:
     """All values in one scale: the type's codes from the smallest to the largest of them and 0."""
     grid = spanning(min(float(values.min()), 0.0), max(float(values.max()), 0.0), dtype)
-    codes = np.clip(np.rint(values / grid.scale) + grid.zero_point, *grid.codes).astype(dtype)
-    return Constant(codes, np.array([grid.scale], np.float32), grid.zero_point)
+    codes = np.clip(np.rint(values / grid.scale) + grid.zero_point, *grid.codes)
+    return Constant(codes.astype(dtype), np.array([grid.scale], np.float32), grid.zero_point)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +109,7 @@ class Step:
     constant: Constant | None = None
     relu: bool = False
     slope: float = 0.0  # of LEAKY_RELU
+    bias: Constant | None = None  # of DEPTHWISE_CONV_2D
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,14 +127,35 @@ class Form:
 
 @dataclass(frozen=True, eq=False)
 class Rectifier:
-    """The trained slopes left and right of 0: one value for each channel, or for each position and channel."""
+    """The trained slopes left and right of 0: one value for each channel, or for each position and channel.
+
+    With a threshold t it is negative·(x − t) up to t and x above it; nothing of it exceeds `top`.
+    """
 
     negative: Array
     positive: Array
+    top: float | None = None
+    threshold: float = 0.0
+
+    def exact(self, x: Array, part: slice) -> Array:
+        """f(x) in real arithmetic, for a part of the channels."""
+        negative, positive = self.negative.ravel()[part], self.positive.ravel()[part]
+        y = np.where(x > self.threshold, positive * x, negative * (x - self.threshold))
+        return y if self.top is None else np.minimum(y, self.top)
+
+    @property
+    def size(self) -> int:
+        """Of the channels."""
+        return self.negative.size
 
     @property
     def by_channel(self) -> bool:
         return self.negative.ndim == 1
+
+    @property
+    def bends(self) -> bool:
+        """Whether it is more than a ReLU."""
+        return bool(self.negative.any() or not self.plain)
 
     @property
     def plain(self) -> bool:
@@ -139,16 +163,27 @@ class Rectifier:
         return bool(np.all(self.positive == 1))
 
 
-def worst(form: Form, x: Grid, y: Grid, f: Rectifier) -> float:
+@dataclass(frozen=True)
+class Elu:
+    """x for x > 0, alpha·(eˣ − 1) for x < 0."""
+
+    alpha: float
+    size: int = 1
+
+    def exact(self, x: Array, part: slice) -> Array:
+        """f(x) in real arithmetic."""
+        return np.where(x > 0, x, self.alpha * np.expm1(np.minimum(x, 0.0)))
+
+
+def worst(form: Form, x: Grid, y: Grid, f: Rectifier | Elu) -> float:
     """The form's worst case in LSB of y."""
     low, high = x.codes
     real = x.scale * (np.arange(low, high + 1, dtype=np.float64) - x.zero_point)[:, None]
-    negative, positive = f.negative.ravel(), f.positive.ravel()
     size = max(1, SLICE // len(real))
     found = 0.0
-    for start in range(0, negative.size, size):
+    for start in range(0, f.size, size):
         part = slice(start, start + size)
-        exact = np.where(real > 0, positive[part], negative[part]) * real / y.scale
+        exact = f.exact(real, part) / y.scale
         least, most = (end / y.scale for end in _evaluate(form, x, y, real, part))
         bottom, top = (code - y.zero_point for code in y.codes)
         held = (bottom <= exact) & (exact <= top)
@@ -169,8 +204,8 @@ def _evaluate(form: Form, x: Grid, y: Grid, real: Array, part: slice) -> tuple[A
     values = {"x": (real, real)}
     for step in form.steps:
         low, high = _applied(step, values, part)
-        if x.scale:
-            grid = y if step.output == "y" else form.inner[step.output]
+        grid = y if step.output == "y" else form.inner[step.output]
+        if x.scale and grid.dtype != "bool":
             coarse = step.op == "LEAKY_RELU" and x.dtype == "int8"  # XNNPACK's alone, which has no int16
             slack = LEAKY_RATIO * np.abs(real) / x.scale if coarse else RATIO
             low, high = grid.rounded(low, high, slack)
@@ -180,14 +215,52 @@ def _evaluate(form: Form, x: Grid, y: Grid, real: Array, part: slice) -> tuple[A
 
 def _applied(step: Step, values: dict[str, tuple[Array, Array]], part: slice) -> tuple[Array, Array]:
     low, high = values[step.operands[0]]
-    if step.op in ("ADD", "SUB"):
+    if step.op in _OTHERS:
+        low, high = _OTHERS[step.op](step, [values[operand] for operand in step.operands])
+    elif step.op in ("ADD", "SUB"):
         other = values[step.operands[1]]
         low, high = (low + other[0], high + other[1]) if step.op == "ADD" else (low - other[1], high - other[0])
     elif step.op in ("LEAKY_RELU", "PRELU"):
-        slope = np.asarray(step.slope) if step.constant is None else step.constant.real.ravel()[part]
+        slope = np.asarray(step.slope) if step.constant is None else _values(step.constant, part)
         low, high = (np.where(end > 0, end, slope * end) for end in (low, high))  # x is exact
     else:
         assert step.constant is not None
-        weights = step.constant.real.ravel()[part]
+        weights = _values(step.constant, part)
         low, high = np.minimum(low * weights, high * weights), np.maximum(low * weights, high * weights)
+        if step.bias is not None:
+            low, high = low + _values(step.bias, part), high + _values(step.bias, part)
     return (np.maximum(low, 0.0), np.maximum(high, 0.0)) if step.relu else (low, high)
+
+
+def _values(constant: Constant, part: slice) -> Array:
+    """A constant's values for a part of the channels."""
+    real = constant.real.ravel()
+    return real if real.size == 1 else real[part]
+
+
+Ends = tuple[Array, Array]
+
+
+def _selected(step: Step, of: list[Ends]) -> Ends:
+    lower = of[2] if step.constant is None else (step.constant.real, step.constant.real)
+    low, high = (np.where(of[0][0] > 0, a, b) for a, b in zip(of[1], lower, strict=True))  # the comparison is exact
+    return low, high
+
+
+def _greater(step: Step, of: list[Ends]) -> Ends:
+    assert step.constant is not None
+    above = (of[0][0] > step.constant.real).astype(np.float64)
+    return above, above
+
+
+def _least(step: Step, of: list[Ends]) -> Ends:
+    assert step.constant is not None
+    return np.minimum(of[0][0], step.constant.real), np.minimum(of[0][1], step.constant.real)
+
+
+_OTHERS: dict[str, Callable[[Step, list[Ends]], Ends]] = {
+    "RELU": lambda step, of: (np.maximum(of[0][0], 0.0), np.maximum(of[0][1], 0.0)),
+    "QUANTIZE": lambda step, of: of[0],
+    "ELU": lambda step, of: (np.where(of[0][0] > 0, of[0][0], np.expm1(np.minimum(of[0][0], 0.0))),) * 2,
+    "GREATER": _greater, "MINIMUM": _least, "SELECT_V2": _selected,
+}  # fmt: skip

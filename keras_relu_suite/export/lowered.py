@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from keras_relu_suite.describe import Site
 from keras_relu_suite.errors import UsageError
 from keras_relu_suite.export import lowering
-from keras_relu_suite.export.forms import Array, Grid, Rectifier
+from keras_relu_suite.export.forms import RATIO, Array, Elu, Form, Grid, Rectifier
 from keras_relu_suite.export.rewrite import Replacement, rewritten
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.tflite import graph, schema
@@ -20,6 +20,8 @@ from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File, Op, Tensor
 
 INTEGERS = ("int8", "int16")
+FUSING = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD")
+NO_RELU6 = ("micro", "any")  # TensorFlow Lite Micro does not rescale one that is not fused
 Place = tuple[tuple[Op, ...], Tensor, Tensor]
 NEAR = 2 / 127  # of a layer's largest slope: how far a converter's int8 constants may be from the trained slopes
 
@@ -50,7 +52,8 @@ def check(sites: Sequence[Site], name: str) -> None:
         function = site.semantics
         if name == "auto" or not _bends(function):
             continue
-        slopes = Rectifier(*(np.atleast_1d(_squeezed(s)) for s in function.slopes))
+        left, right = (np.atleast_1d(_squeezed(s)) for s in function.slopes[:2])
+        slopes = Rectifier(left, right)
         why = lowering.impossible(name, slopes)
         if why is not None:
             raise UsageError(
@@ -81,7 +84,10 @@ def lower(data: bytes, sites: Sequence[Site], name: str, target: str) -> Lowered
         if place is None or choice is None:
             continue
         ops, x, y = place
-        replacements.append(Replacement(ops, x, y, choice.form, _name(file, found[j], y)))
+        into = _into(file, ops, x, choice.form)
+        if into is not None:  # its own rounding alone: the sum is never in codes of x
+            choice = replace(choice, bound=0.5 + RATIO)
+        replacements.append(Replacement(ops, x, y, choice.form, _name(file, found[j], y), into))
         costs[expected.name] = _worse(costs.get(expected.name), choice)
         if not choice.good:
             findings.append(_costly(expected, choice))
@@ -95,12 +101,11 @@ def _chosen(
     if place is None:
         return None
     ops, x, y = place
-    if expected.semantics.kind == "elu":
-        island = len(ops) == 3 and site.op.name == "ELU" and x.dtype == "int8" and site.may_be(expected.semantics)
-        return lowering.ELU if island else None
-    slopes = _slopes(expected.semantics, site)
-    if slopes is None:
+    slopes = _function(expected.semantics, site, target)
+    if slopes is None or (isinstance(slopes, Elu) and len(ops) == 1):
         return None
+    if isinstance(slopes, Elu) or not slopes.bends or slopes.threshold:
+        return lowering.choose(slopes, _grid(x), _grid(y), len(x.shape))
     if name == "native" and site.op.name == "LEAKY_RELU":  # that is its native op
         if lowering.impossible("leaky", slopes):
             return None
@@ -124,11 +129,36 @@ def _costly(expected: Expected, choice: lowering.Choice) -> str:
 
 
 def _bends(function: Semantics) -> bool:
-    """Whether it is p·x and a·x on both sides of 0, and no plain ReLU: that one is fused and stays so."""
+    """Whether it is p·x and a·x on both sides of 0, clipped or not, and no plain ReLU: that one is fused."""
     return (
-        function.piecewise_linear and function.knots == (0.0,) and not any(b.any() for b in function.intercepts)
+        _shape(function) is not None and function.knots[0] == 0
         and bool(function.slopes[0].any() or (function.slopes[1] != 1).any())
     )  # fmt: skip
+
+
+def _shape(function: Semantics) -> tuple[float, float | None] | None:
+    """The threshold and the clip of what is p·x above the threshold t and a·(x − t) below; None if it is something
+    else."""
+    f = function
+    if not f.piecewise_linear or len(f.knots) not in (1, 2) or f.intercepts[1].any():
+        return None
+    t, top = f.knots[0], None
+    if len(f.knots) == 2:
+        top = f.knots[1]
+        if f.slopes[2].any() or not (np.all(f.slopes[1] == 1) and np.all(f.intercepts[2] == top)) or top <= 0:
+            return None
+    if not np.allclose(f.intercepts[0], -f.slopes[0] * t) or (t != 0 and not np.all(f.slopes[1] == 1)):
+        return None
+    return t, top
+
+
+def _into(file: File, ops: Sequence[Op], x: Tensor, form: Form) -> Op | None:
+    """The op that a form of one RELU can be fused into: it makes the input for these ops alone."""
+    before = file.producer.get(x.index)
+    if [step.op for step in form.steps] != ["RELU"] or before is None or before.name not in FUSING:
+        return None
+    alone = {user.index for user in file.users[x.index]} <= {op.index for op in ops} and x.index not in file.outputs
+    return before if alone and before.fused == "NONE" else None
 
 
 def _place(file: File, site: TFLiteSite) -> Place | None:
@@ -139,11 +169,12 @@ def _place(file: File, site: TFLiteSite) -> Place | None:
         return None
     x, y = site.input, site.output
     before, after = file.producer.get(x.index), file.users.get(y.index, [])
-    if x.dtype == y.dtype == "float32" and before is not None and before.name == "DEQUANTIZE":
+    if x.dtype == "float32" and before is not None and before.name == "DEQUANTIZE":
+        ops, x = (before, *ops), file.tensors[before.inputs[0]]
+    if x.dtype != "float32" and y.dtype == "float32":
         if [op.name for op in after] != ["QUANTIZE"] or y.index in file.outputs:
             return None
-        ops = (before, *ops, after[0])
-        x, y = file.tensors[before.inputs[0]], file.tensors[after[0].outputs[0]]
+        ops, y = (*ops, after[0]), file.tensors[after[0].outputs[0]]
     single = x.scale.size == y.scale.size == 1
     return (ops, x, y) if single and x.dtype == y.dtype and x.dtype in INTEGERS and x.shape == y.shape else None
 
@@ -157,14 +188,35 @@ def _grid(tensor: Tensor) -> Grid:
     return Grid(tensor.dtype, float(tensor.scale[0]), int(tensor.zero_point[0]))
 
 
-def _slopes(trained: Semantics, site: TFLiteSite) -> Rectifier | None:
-    """The trained slopes as they lie along the tensor; None unless they are those that the file has there, but for
-    the rounding of its constants."""
-    shape = site.input.shape
-    if not _bends(trained) or not site.may_be(trained) or len(site.semantics.slopes) != 2 or len(shape) < 2:
+def _function(trained: Semantics, site: TFLiteSite, target: str) -> Rectifier | Elu | None:
+    """The trained function with its slopes as they lie along the tensor; None if it stays as it is, or unless it is
+    what the file has there, but for the rounding of its constants."""
+    if not site.may_be(trained):
         return None
+    if trained.kind == "elu":
+        return Elu(float(trained.parameters["alpha"]))
+    shape = _shape(trained)
+    if shape is None or not (_bends(trained) or shape[0] or _clipped(trained, site, target)):
+        return None
+    slopes = _slopes(trained, site)
+    return None if slopes is None else Rectifier(*slopes, top=shape[1], threshold=shape[0])
+
+
+def _clipped(trained: Semantics, site: TFLiteSite, target: str) -> bool:
+    """Whether it is min(r(x), top), and no op that the target computes right."""
+    if len(trained.knots) == 1:
+        return False
+    return bool(site.group) or (site.op.name == "RELU6" and target in NO_RELU6)
+
+
+def _slopes(trained: Semantics, site: TFLiteSite) -> tuple[Array, Array] | None:
+    """The trained slopes left and right of the first knot as they lie along the tensor."""
+    shape = site.input.shape
+    if len(site.semantics.slopes) < 2 or len(shape) < 2:
+        return None
+    both = list(zip(trained.slopes[:2], site.semantics.slopes[:2], strict=True))
     try:
-        pairs = [np.broadcast_arrays(a, b) for a, b in zip(trained.slopes, site.semantics.slopes, strict=True)]
+        pairs = [np.broadcast_arrays(a, b) for a, b in both]
         full = np.broadcast_shapes(shape[-1:], *(_squeezed(a).shape for a in trained.slopes))
         if np.broadcast_shapes(full, shape[1:]) != shape[1:]:
             return None
@@ -172,8 +224,8 @@ def _slopes(trained: Semantics, site: TFLiteSite) -> Rectifier | None:
         return None
     if any(np.abs(a - b).max() > NEAR * max(1.0, float(np.abs(a).max())) for a, b in pairs):
         return None
-    negative, positive = (np.array(np.broadcast_to(_squeezed(a), full)) for a in trained.slopes)
-    return Rectifier(negative, positive)
+    negative, positive = (np.array(np.broadcast_to(_squeezed(a), full)) for a in trained.slopes[:2])
+    return negative, positive
 
 
 def _squeezed(slopes: Array) -> Array:

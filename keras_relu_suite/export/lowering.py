@@ -18,6 +18,7 @@ What is left, in LSB of y: ½ for y itself and ½·s/s_y for each inner tensor o
 
 `auto` takes the first in the order of the target whose worst case is ≤ 2 LSB and whose slopes are within 2 % of the
 trained ones; if there is none the most accurate. On a CPU the order is that of speed: XNNPACK takes no int8 PRELU.
+What is clipped, jumps at a threshold or is no line has the forms of `bent`.
 
 `doubled` is none of the table: it leaves no op behind, but doubles the work of the layers before and after the site
 (`doubles`). Which is faster depends on their widths and on the machine, and no rule for that has been measured: `auto`
@@ -32,8 +33,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_relu_suite.errors import UsageError
-from keras_relu_suite.export import forms
-from keras_relu_suite.export.forms import Array, Form, Grid, Rectifier, Step
+from keras_relu_suite.export import bent, forms
+from keras_relu_suite.export.forms import Array, Elu, Form, Grid, Rectifier, Step
 
 LIMIT = 2.0  # LSB of the output
 COARSE = 0.02  # of a slope
@@ -62,10 +63,6 @@ class Choice:
         return self.bound <= LIMIT and not self.coarse
 
 
-# Between a DEQUANTIZE and a QUANTIZE; runtimes that have it in int8 look it up in a table, rounded once.
-ELU = Choice(Form("native", (Step("ELU", ("x",), "y"),)), 0.5, 0)
-
-
 def impossible(name: str, f: Rectifier) -> str | None:
     """Why a rectifier cannot be lowered so; None if it can."""
     a, p = f.negative, f.positive
@@ -83,18 +80,20 @@ def impossible(name: str, f: Rectifier) -> str | None:
 
 
 def choose(
-    f: Rectifier, x: Grid, y: Grid, rank: int, lowering: str = "auto", target: str = "cpu"
+    f: Rectifier | Elu, x: Grid, y: Grid, rank: int, lowering: str = "auto", target: str = "cpu"
 ) -> Choice | None:
     """The lowering of one site; None if none of the table's fits its shape.
 
     Args:
-        f: The trained slopes.
+        f: The trained function.
         x, y: The codes of its input and output.
         rank: Of the input; a depthwise convolution takes rank 4, and 2 and 3 by reshaping.
 
     Raises:
         UsageError: `lowering` cannot express this rectifier.
     """
+    if isinstance(f, Elu) or f.threshold or not f.bends:
+        return _bent(f, x, y, rank)
     best: Choice | None = None
     order = ORDERS[target] if x.dtype == "int8" else tuple(n for n in _INT16 if (target, n) != NOT_THERE)
     for name in order if lowering == "auto" else (lowering,):
@@ -105,12 +104,24 @@ def choose(
             continue
         steps, inner = _FORMS[name](f, x)
         form = Form(name, steps, inner)
-        choice = Choice(form, forms.worst(form, x, y, f), int(np.count_nonzero(_coarse(form, f, x, y))))
+        coarse = int(np.count_nonzero(_coarse(form, f, x, y)))
+        form = bent.topped(form, f, y)
+        choice = Choice(form, forms.worst(form, x, y, f), coarse)
         if choice.good:
             return choice
         if best is None or (choice.coarse > 0, choice.bound) < (best.coarse > 0, best.bound):
             best = choice
     return best
+
+
+def _bent(f: Rectifier | Elu, x: Grid, y: Grid, rank: int) -> Choice | None:
+    """The one form of what is no two lines through 0."""
+    if bent.why_not(f, x) is not None:
+        return None
+    form = bent.form(f, x, y)
+    if form.depthwise and _unfit("depthwise", rank) is not None:
+        return None
+    return Choice(form, forms.worst(form, x, y, f), 0)
 
 
 def _unfit(name: str, rank: int) -> str | None:
@@ -148,7 +159,7 @@ def _depthwise(f: Rectifier, x: Grid) -> Plan:
 
 def _multiply(f: Rectifier, x: Grid) -> Plan:
     below = bool(np.all(f.negative <= 1))
-    constant = forms.per_tensor(f.negative - 1 if below else 1 - f.negative, x.dtype)
+    constant = forms.per_tensor(f.negative - 1 if below else 1 - f.negative, x.dtype)  # a MUL's are of one type
     inner = {"bend": forms.spanning(0.0, float(np.abs(constant.real).max()) * -x.range[0], x.dtype)}
     bend = Step("MUL", ("x",), "bend", constant, relu=True)
     return (bend, Step("ADD" if below else "SUB", ("x", "bend"), "y")), inner

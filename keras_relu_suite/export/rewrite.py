@@ -15,12 +15,14 @@ from keras_relu_suite.tflite import schema
 from keras_relu_suite.tflite.schema import File, Op, Tensor
 
 _TYPES = {"int8": fb.TensorType.INT8, "int16": fb.TensorType.INT16, "int32": fb.TensorType.INT32,
-          "int64": fb.TensorType.INT64}  # fmt: skip
+          "int64": fb.TensorType.INT64, "bool": fb.TensorType.BOOL}  # fmt: skip
 _BIAS = {"int8": "int32", "int16": "int64"}
 # The first version of each op that the schema's history gives for these types.
 _VERSIONS = {
     ("DEPTHWISE_CONV_2D", "int8"): 3, ("DEPTHWISE_CONV_2D", "int16"): 5, ("ADD", "int8"): 2, ("ADD", "int16"): 3,
     ("SUB", "int8"): 2, ("SUB", "int16"): 5, ("MUL", "int8"): 2, ("MUL", "int16"): 4, ("LEAKY_RELU", "int8"): 2,
+    ("RELU", "int8"): 2, ("RELU", "int16"): 3, ("MINIMUM", "int8"): 2, ("MINIMUM", "int16"): 4, ("GREATER", "int8"): 2,
+    ("GREATER", "int16"): 3, ("QUANTIZE", "int8"): 2, ("QUANTIZE", "int16"): 3,
 }  # fmt: skip
 
 
@@ -33,6 +35,7 @@ class Replacement:
         input, output: The tensors before and after.
         form: What to put between them.
         rename: Another name for the output; None leaves it.
+        into: The op that makes the input, if the form is one RELU that is to be fused into it.
     """
 
     ops: tuple[Op, ...]
@@ -40,6 +43,7 @@ class Replacement:
     output: Tensor
     form: Form
     rename: str | None = None
+    into: Op | None = None
 
 
 def rewritten(file: File, replacements: Sequence[Replacement]) -> bytes:
@@ -49,7 +53,7 @@ def rewritten(file: File, replacements: Sequence[Replacement]) -> bytes:
     new: dict[int, list[Any]] = {}
     for r in replacements:
         gone |= _removable(file, r)
-        new[r.ops[-1].index] = editor.made(r)
+        new[r.ops[-1].index] = editor.made(r) if r.into is None else editor.fused(r, r.into)
         if r.rename is not None:
             editor.graph.tensors[r.output.index].name = r.rename
     operators = editor.graph.operators
@@ -78,9 +82,16 @@ class _Editor:
         self.graph = self.model.subgraphs[0]
         self._buffers: dict[bytes, int] = {}
 
+    def fused(self, r: Replacement, into: Op) -> list[Any]:
+        """No operators: the one before makes the output."""
+        op = self.graph.operators[into.index]
+        op.outputs = np.array([r.output.index], np.int32)
+        op.builtinOptions.fusedActivationFunction = fb.ActivationFunctionType.RELU
+        return []
+
     def made(self, r: Replacement) -> list[Any]:
         """The operators of a replacement, their tensors added to the graph."""
-        name = r.output.name.split(";")[0]
+        name = (r.rename or r.output.name).split(";")[0]
         values = _Values(self, r.input, name)
         wide = r.form.depthwise and len(r.input.shape) != 4
         for step in r.form.steps:
@@ -102,11 +113,14 @@ class _Editor:
         """Weights and bias of a convolution, or the constant of an elementwise op."""
         label = f"{name}/{step.output}"
         if step.op != "DEPTHWISE_CONV_2D":
-            codes = c.codes.reshape((1,) * (len(shape) - 1 - c.codes.ndim) + c.codes.shape)  # as the converter has it
+            rank = len(shape) - (step.op in ("PRELU", "MUL"))  # as the converter has it
+            codes = c.codes.reshape((1,) * (rank - c.codes.ndim) + c.codes.shape)
             return [self.constant(f"{label}/slopes", codes, c.scale, c.zero_point)]
         weights = np.broadcast_to(c.codes, (1, 1, 1, shape[-1]))
         scale = np.broadcast_to(c.scale, (shape[-1],))
         bias = np.zeros(shape[-1], _BIAS[x.dtype])
+        if step.bias is not None:
+            bias[:] = step.bias.codes
         bias_scale = (np.float32(x.scale) * scale).astype(np.float32)
         return [
             self.constant(f"{label}/weights", weights, scale, 0, 3),
@@ -114,7 +128,8 @@ class _Editor:
         ]
 
     def tensor(self, name: str, shape: tuple[int, ...], grid: Grid) -> int:
-        return self._add(name, shape, grid.dtype, np.array([grid.scale]), grid.zero_point, 0, 0)
+        scale = None if grid.dtype == "bool" else np.array([grid.scale])
+        return self._add(name, shape, grid.dtype, scale, grid.zero_point, 0, 0)
 
     def constant(
         self, name: str, data: NDArray[Any], scale: NDArray[Any] | None = None, zero_point: int = 0, axis: int = 0

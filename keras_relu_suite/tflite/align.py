@@ -42,10 +42,10 @@ def _by_scope(wanted: list[tuple[Expected, int]], found: Sequence[TFLiteSite]) -
     chosen: dict[int, int] = {}
     for i, (e, _) in enumerate(wanted):
         scope = names.scope(e.name)
-        for j, site in enumerate(found):
-            if j not in chosen and names.belongs(site.output.name, scope):
-                chosen[j] = i
-                break
+        mine = [j for j, s in enumerate(found) if j not in chosen and names.belongs(s.output.name, scope)]
+        alike = [j for j in mine if found[j].may_be(e.semantics)]  # min(relu(x), 4) ends with the one that is meant
+        for j in (alike or mine)[:1]:
+            chosen[j] = i
     return chosen
 
 

@@ -3,7 +3,8 @@ drive it over everything it can see.
 
 A pointwise activation gets every input code on every channel (a sweep of floats for float tensors), also one that is
 several ops: they are cut out together with the tensors between them. An activation that is fused into another op is
-driven through that op: ADD, SUB and MUL over all pairs of codes, a convolution or dense op with test kernels
+driven through that op: ADD, SUB and MUL over all pairs of codes (in 16 bits every code of each side with 34 of the
+other, the ends among them: all pairs are too many), a convolution or dense op with test kernels
 (`kernels.py`) that put its accumulators on every boundary between two output codes.
 """
 
@@ -147,8 +148,16 @@ def _group_shape(file: File, site: TFLiteSite) -> tuple[int, ...]:
     return tuple(shape[1:])
 
 
-def pairs(file: File, site: TFLiteSite) -> Probe:
-    """Every pair of codes of an ADD, SUB or MUL with a fused activation; with a constant, every code × channel."""
+FEW = 2047  # 16-bit codes apart: 34 of the 65,536 with the highest
+
+
+def pairs(file: File, site: TFLiteSite, few: int | None = None) -> Probe:
+    """Every pair of codes of an ADD, SUB or MUL with a fused activation; with a constant, every code × channel.
+
+    Args:
+        file, site: The site.
+        few: The operand that gets few of its codes, evenly spread.
+    """
     builder = Builder(file, site)
     left, right = (file.tensors[i] for i in site.op.inputs)
     constants = [file.constant(t.index) for t in (left, right)]
@@ -158,6 +167,7 @@ def pairs(file: File, site: TFLiteSite) -> Probe:
         if constant is None:
             x = drive(tensor, site.semantics)
             x = x[np.isfinite(x)] if x.dtype.kind == "f" else x
+            x = np.append(x[::FEW], x[-1:]) if position == few else x
             other = constants[1 - position]
             tail = () if several or other is None else other.shape[-1:]
             shape = (len(x), 1) if several and position == 0 else (1, len(x)) if several else (len(x), *tail)

@@ -6,7 +6,8 @@ constant after another) is followed back to the nearest tensor x that everything
 evaluated as a piecewise linear function of x, exactly and per channel (`pieces`). If that function is a rectifier the
 ops are one site.
 
-A chain without a meeting is never a group: MUL ADD RELU may be a batch norm and a ReLU, and stays one ReLU.
+A chain without a meeting is never a group: MUL ADD RELU may be a batch norm and a ReLU, and stays one ReLU. The only
+exception is ELU LEAKY_RELU (or PRELU) of one name, our ELU with alpha ≠ 1.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ def _region(file: File, last: Op) -> tuple[int, list[Op]] | None:
     """The nearest tensor that all of the op's operands depend on, and the ops from there to it; None for a chain."""
     if _clamps(file, last):
         return _clamp(file, last)
+    before = _exponential(file, last)
+    if before is not None:
+        return before.inputs[0], [before, last]
     frontier, ops = set(elementwise.operands(file, last)), [last]
     condition = last.inputs[0] if last.name in SELECTS else -1  # says nothing of x until its comparison is in
     while len(frontier) > 1 or condition in frontier:
@@ -85,6 +89,18 @@ def _unfolded(file: File, root: int, ops: list[Op]) -> tuple[int, list[Op]]:
     if not mine or not elementwise.readable(file, before) or len(file.tensors[before.inputs[0]].shape) != rank:
         return root, ops
     return before.inputs[0], [before, *ops]
+
+
+def _exponential(file: File, op: Op) -> Op | None:
+    """The ELU that a LEAKY_RELU or PRELU makes one of another alpha: what lies between is named after what comes out.
+    Two layers in a row have names of their own."""
+    before = file.producer.get(op.inputs[0])
+    if op.name not in ("LEAKY_RELU", "PRELU") or before is None or before.name != "ELU":
+        return None
+    inner, outer = file.tensors[op.inputs[0]], file.tensors[op.outputs[0]]
+    alone = file.users[inner.index] == [op] and inner.index not in file.outputs
+    named = inner.name.startswith(outer.name.split(";")[0] + "/")
+    return before if alone and named and elementwise.readable(file, before) else None
 
 
 def _clamps(file: File, op: Op) -> bool:
@@ -129,7 +145,8 @@ def _function(file: File, root: int, ops: list[Op]) -> Semantics | str | None:
             values[op.outputs[0]] = elementwise.apply(file, op, values, Algebra())
     except Unreadable as reason:
         return intervals.named(file, root, ops) or str(reason)
-    function = recognised(values[ops[-1].outputs[0]], len(file.tensors[root].shape))
+    x = file.tensors[root]
+    function = recognised(values[ops[-1].outputs[0]], len(x.shape), float(x.scale[0]) if x.quantized else 0.0)
     if not _clamps(file, ops[-1]):
         return function
     # A clamp is arithmetic unless it makes a ReLU or the hard tanh: nothing need be said of it.
@@ -149,19 +166,20 @@ def _holds_a_better_one(file: File, ops: list[Op], taken: set[int]) -> bool:
     return False
 
 
-def recognised(f: Pieces, rank: int) -> Semantics | str | None:
+def recognised(f: Pieces, rank: int, step: float = 0.0) -> Semantics | str | None:
     """The activation that a piecewise linear function is; None for a line, a sentence for what has no name.
 
     Args:
         f: The function.
         rank: Of the tensor that it is applied to; above 1 its axis 0 is the batch.
+        step: Of the tensor's codes. A comparison of codes means every threshold from its own code to the next.
     """
     f = _snapped(f)
     if not f.knots:
         return None
     slopes = [_by_channel(s, rank) for s in f.slopes]
     intercepts = [_by_channel(b, rank) for b in f.intercepts]
-    kind = _kind(f.knots, slopes, intercepts)
+    kind = _kind(f.knots, slopes, intercepts, step)
     if kind is None:
         return f"it has knots at {[float(f'{k:.4g}') for k in f.knots]}, which no activation that is read has"
     sides = ["right" if _on(f, i, i + 1) and not _on(f, i, i) else "left" for i in range(len(f.knots))]
@@ -173,7 +191,7 @@ def _on(f: Pieces, knot: int, piece: int) -> bool:
     return bool(np.allclose(f.at[knot], f.slopes[piece] * f.knots[knot] + f.intercepts[piece], rtol=LINE, atol=LINE))
 
 
-def _kind(knots: tuple[float, ...], slopes: list[Array], intercepts: list[Array]) -> str | None:
+def _kind(knots: tuple[float, ...], slopes: list[Array], intercepts: list[Array], step: float) -> str | None:
     """keras' name; None if it has none."""
     flat = [bool(np.all(s == 0)) for s in slopes]
     ones = [bool(np.all(np.abs(s - 1) <= NEAR_ONE)) for s in slopes]
@@ -182,8 +200,7 @@ def _kind(knots: tuple[float, ...], slopes: list[Array], intercepts: list[Array]
         if not ones[1]:
             return "two_sided_prelu"
         return "relu" if flat[0] else "leaky_relu" if slopes[0].ndim == 0 else "prelu"
-    falls = all(np.allclose(b, -s * knots[0], rtol=1e-3, atol=LINE)
-                for s, b in zip(slopes[:1], intercepts[:1], strict=True))  # fmt: skip
+    falls = _falls_to(knots[0], slopes[0], intercepts[0], step)
     if len(knots) == 1 and ones[1] and falls and through_zero[1]:
         return "relu"
     if len(knots) == 2 and flat[2] and ones[1]:
@@ -193,6 +210,13 @@ def _kind(knots: tuple[float, ...], slopes: list[Array], intercepts: list[Array]
     if len(knots) == 2 and flat[0] and flat[2] and np.all(intercepts[0] == 0) and np.allclose(intercepts[2], 1, 0.01):
         return "hard_sigmoid"
     return None
+
+
+def _falls_to(knot: float, slope: Array, intercept: Array, step: float) -> bool:
+    """Whether slope·x + intercept is 0 at the knot, or less than a step after it."""
+    ends = np.stack(np.broadcast_arrays(-slope * knot, -slope * (knot + step)))
+    slack = 1e-3 * np.abs(ends[0]) + LINE
+    return bool(np.all((ends.min(axis=0) - slack <= intercept) & (intercept <= ends.max(axis=0) + slack)))
 
 
 def _snapped(f: Pieces) -> Pieces:

@@ -100,7 +100,8 @@ def probes(file: File, site: TFLiteSite) -> list[Probe] | str:
         constants = [c for c in (file.constant(i) for i in site.op.inputs) if c is not None]
         if any(c.size not in (1, c.shape[-1] if c.ndim else 1) for c in constants):
             return f"it is fused into a {site.op.name} with a constant that differs by position"
-        return "all pairs of 16-bit codes are too many" if site.input.dtype == "int16" else [cutout.pairs(file, site)]
+        several = site.input.dtype == "int16" and not constants
+        return [cutout.pairs(file, site, few) for few in (0, 1)] if several else [cutout.pairs(file, site)]
     if site.op.name in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
         return [cutout.pool(file, site)]
     if site.op.name in kernels.OPS:

@@ -179,11 +179,12 @@ EMITTED = {
 }
 
 
+@pytest.mark.parametrize("mode", ["float32", "int16x8"])
 @pytest.mark.parametrize("name", EMITTED)
-def test_what_is_emitted_is_the_function(name):
+def test_what_is_emitted_is_the_function(name, mode):
     function = EMITTED[name]
     x = np.repeat(X[:, None], 3, axis=1)
-    got = emit.emit(function, keras.ops.convert_to_tensor(x)).numpy()
+    got = emit.emit(function, keras.ops.convert_to_tensor(x), mode).numpy()
     # Each of the at most six float32 operations rounds by half an ulp of what is at most 30 in size.
     np.testing.assert_allclose(got, function.apply(x), rtol=0, atol=6 * 30 * np.finfo("float32").eps)
     assert (got[X == 0] == 0).all() or not function.keeps_zero

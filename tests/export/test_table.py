@@ -1,0 +1,87 @@
+"""Every rectifier in every position and mode: converted, in integers throughout, no Flex op, and its function checked
+over every code on every runtime at hand. What cannot run is in `unsupported`, in the runtime's own words."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import rectifiers
+
+import keras_relu_suite as krs
+from keras_relu_suite import devices
+from keras_relu_suite.errors import DeviceRefused, ExportError
+from keras_relu_suite.export import unsupported
+from keras_relu_suite.export.spec import INTEGERS, MODES
+from keras_relu_suite.tflite import graph, schema
+from keras_relu_suite.verify import exhaust
+
+DEVICES = ("xnnpack", "builtin", "reference", "micro")
+LIMIT = 2.0  # LSB
+UNIT = set(rectifiers.RECTIFIERS) - {"prelu hostile", "leaky 1.5", "two-sided"}  # all slopes in [-1, 1]
+QUICK = ("relu6", "relu(max, slope, threshold)", "prelu spatial")
+TABLE = [
+    pytest.param(name, mode, marks=() if mode == "int8" and name in QUICK else pytest.mark.slow)
+    for mode in MODES for name in rectifiers.RECTIFIERS
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def running():
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(devices.get(name)) for name in DEVICES}
+
+
+def checked(path, name, running, refused):
+    """Every site's function on every device that does not refuse it; how many comparisons held."""
+    file = schema.read(path.read_bytes())
+    held = 0
+    for site in graph.sites(file).sites:
+        probes = exhaust.probes(file, site)
+        assert not isinstance(probes, str), f"{site.name}: {probes}"
+        for device in running.values():
+            try:
+                check = exhaust.check(site.name, site, probes, device)
+            except DeviceRefused as error:
+                refused.setdefault(device.name, str(error))
+                continue
+            assert check, f"{name} at {site.name} ({site.lowering}) on {device.name}: {check}"
+            held += 1
+    return held
+
+
+def judged(path, model, mode, running):
+    """No finding of `verify` but that a device refuses the file, or that a slope is coarse or wrong for GPUs."""
+    found = krs.verify(path, devices=list(running.values()), **({} if model is None else {"model": model})).findings
+    said = [f for f in found if f.severity != "warning" and f.code != "KRS903"]
+    assert not said, [f.message for f in said]
+
+
+@pytest.mark.parametrize(("name", "mode"), TABLE)
+def test_the_table(tmp_path, running, name, mode):
+    integers = mode in INTEGERS
+    positions = [p for p in rectifiers.POSITIONS if not (integers and p == "rank5")]
+    model = rectifiers.network(name, positions)
+    path, data = tmp_path / "m.tflite", rectifiers.samples() if integers else None
+    whole = unsupported.reason(name, mode, None)
+    if whole is not None:
+        with pytest.raises(ExportError, match=whole):
+            krs.export(model, path, mode, data, target="micro")
+        return
+    done = krs.export(model, path, mode, data, target="micro")
+    file = schema.read(path.read_bytes())
+    assert not any(op.name.startswith("CUSTOM") for op in file.ops)
+    assert graph.float_islands(file) == ()
+    if name != "crelu":
+        assert {site["name"] for site in done.sites} == {f"at_{p}" for p in positions}
+    refused = {}
+    assert checked(path, name, running, refused) >= len(positions)
+    for device, said in refused.items():
+        why = unsupported.reason(name, mode, device)
+        assert why is not None, f"{name} × {mode} × {device} is not listed as unsupported, but refused: {said}"
+        assert why in said
+    judged(path, None if name == "crelu" else model, mode, running)
+    bounds = {site["name"][3:]: site.get("bound_lsb", 0.5) for site in done.sites} if integers else {}
+    print(f"\n{mode:8} {name:28} " + "  ".join(f"{p} {b:.2f}" for p, b in bounds.items()))
+    if mode == "int8" and name in UNIT:
+        assert max(bounds.values(), default=0) <= LIMIT
