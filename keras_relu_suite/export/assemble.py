@@ -16,10 +16,10 @@ from keras_relu_suite.export import carry, codes, fake
 from keras_relu_suite.export.carry import Plan, Step, Value
 from keras_relu_suite.tflite import names
 
-# The weight that is quantised, and whether per output channel.
+# The weight that is quantised, and its axes of output channels, of which each has a scale.
 KERNELS = {
-    "Conv2D": ("kernel", True), "Conv2DTranspose": ("kernel", False), "Dense": ("kernel", False),
-    "DepthwiseConv2D": ("depthwise_kernel", False),
+    "Conv1D": ("kernel", (2,)), "Conv2D": ("kernel", (3,)), "Conv2DTranspose": ("kernel", (2,)),
+    "Dense": ("kernel", (1,)), "DepthwiseConv2D": ("depthwise_kernel", (2, 3)),
 }  # fmt: skip
 # Layers that calculate, so that what they make has a range of its own. The others move values or choose among them.
 CALCULATE = {
@@ -113,7 +113,7 @@ class _Network:
         if step.kind not in CALCULATE:
             return layer
         kernels = [KERNELS[step.kind]] if step.kind in KERNELS else []
-        quantised = [(attribute, fake.kernel(per_channel)) for attribute, per_channel in kernels]
+        quantised = [(attribute, fake.Kernel(axes)) for attribute, axes in kernels]
         return fake.wrapped(layer, quantised, output=not self._goes_on(step))
 
     def _rectifier(self, step: Step, name: str, shape: tuple[int | None, ...]) -> Any:

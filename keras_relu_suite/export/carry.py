@@ -18,9 +18,10 @@ from keras_relu_suite.semantics import Semantics
 
 # What works element by element or moves values, and what holds the weights that are quantised.
 LAYERS = {
-    "Add", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Conv2DTranspose",
-    "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling1D", "GlobalAveragePooling2D",
-    "GlobalMaxPooling2D", "MaxPooling2D", "Permute", "Reshape", "SpatialDropout2D", "ZeroPadding2D",
+    "Add", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv1D", "Conv2D",
+    "Conv2DTranspose", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "MaxPooling1D", "MaxPooling2D", "Permute",
+    "Reshape", "SpatialDropout1D", "SpatialDropout2D", "ZeroPadding1D", "ZeroPadding2D",
 }  # fmt: skip
 RECTIFIERS = {"relu", "relu6", "leaky_relu", "prelu", "two_sided_prelu", "elu"}
 FIXED = {"softmax", "sigmoid", "tanh"}  # TFLite fixes the scale of what they answer
@@ -192,7 +193,8 @@ def config(step: Step, accepted: Container[str]) -> dict[str, Any]:
         for key, value in step.layer.get_config().items()
         if key not in ("name", "dtype", "activation", "seed", "synchronized") and not key.endswith("_initializer")
     }
-    lost = [key for key, value in own.items() if key not in accepted and value not in (None, False)]
+    usual = (None, False, "channels_last")  # what a layer without the argument does
+    lost = [key for key, value in own.items() if key not in accepted and value not in usual]
     if lost:
         raise ModelError(
             f"Layer {step.name!r} ({step.kind}) cannot be carried to quantisation-aware training: there is no argument "

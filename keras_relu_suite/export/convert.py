@@ -101,7 +101,7 @@ def export(
         ready = kept.prepared(model, description, inputs, samples, spec)
     data = _convert(ready.model, ready.description.sites, inputs, spec, samples)
     low = lowered.lower(data, ready.description.sites, spec.lowering, spec.target)
-    data, sites, findings = _with_metadata(low, ready.description, spec, count)
+    data, sites, findings = with_metadata(low, ready.description, spec, count)
     data = note.written(data, model, ready.scales)
     findings = ready.lines + findings
     if samples:
@@ -200,10 +200,18 @@ def _quiet() -> Iterator[None]:
         logging.getLogger("absl").setLevel(absl)
 
 
-def _with_metadata(
-    low: lowered.Lowered, description: Description, spec: Spec, count: int
+def with_metadata(
+    low: lowered.Lowered, description: Description, spec: Spec, count: int, planned: bool = False
 ) -> tuple[bytes, tuple[dict[str, Any], ...], tuple[str, ...]]:
-    """The file with our metadata entry, the lowering of every site, and what its user should know."""
+    """The file with our metadata entry, the lowering of every site, and what its user should know.
+
+    Args:
+        low: The file.
+        description: The model's activations.
+        spec: How it was exported.
+        count: Samples of the calibration.
+        planned: Whether an activation of several ops is what we asked the converter for.
+    """
     file = schema.read(low.data, "the converter's result")
     found = graph.sites(file).sites
     wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], found)
@@ -213,7 +221,7 @@ def _with_metadata(
         whole = len(mine) == site.calls and all(t.may_be(site.semantics) for t in mine)
         lowering = mine[0].lowering if whole else None
         cost = low.costs.get(site.name, {})
-        if lowering is None or (not cost and any(t.group for t in mine)):
+        if lowering is None or not (planned or cost or not any(t.group for t in mine)):
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering, **cost})
     for op in graph.float_islands(file):

@@ -72,9 +72,8 @@ class Slope(tfmot.quantization.keras.quantizers.Quantizer):
     def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
         scale = weights["scale"]
         if training:
-            largest = tf.reduce_max(tf.abs(inputs))
-            scale = scale.assign(tf.where(largest > 0, largest / 127.0, 1.0))
-        rounded = tf.stop_gradient(scale * tf.clip_by_value(tf.round(inputs / scale), -127.0, 127.0))
+            scale = scale.assign(_step(tf.reduce_max(tf.abs(inputs))))
+        rounded = tf.stop_gradient(_rounded(inputs, scale))
         # slope − slope is exactly 0, so the value is exactly the rounded one.
         return rounded + (inputs - tf.stop_gradient(inputs)) if training else rounded
 
@@ -83,11 +82,43 @@ class Slope(tfmot.quantization.keras.quantizers.Quantizer):
         return {}
 
 
-def kernel(per_channel: bool) -> Any:
-    """tfmot's quantiser of weights: symmetric, over the range of the last step."""
-    return tfmot.quantization.keras.quantizers.LastValueQuantizer(
-        num_bits=8, per_axis=per_channel, symmetric=True, narrow_range=True
-    )
+class Kernel(tfmot.quantization.keras.quantizers.Quantizer):
+    """w = scale·code with code = round(w/scale) in ±127 and scale = max|w|/127, one for each output channel.
+
+    That is the converter's own rule for constants. The largest weight of a channel has code ±127, so the converter
+    finds the same codes again, folded with a batch norm or not. No fake-quant op, and so not tfmot's quantiser: the
+    converter makes a float island of a depthwise or transposed convolution or dense layer that has one and into which
+    it folds a batch norm.
+
+    Args:
+        axes: Those of the output channels.
+    """
+
+    def __init__(self, axes: Sequence[int]) -> None:
+        self.axes = tuple(axes)
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Nothing: the scale follows from the weights as they are."""
+        return {}
+
+    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        over = [i for i in range(len(inputs.shape)) if i not in self.axes]
+        scale = _step(tf.reduce_max(tf.abs(inputs), axis=over, keepdims=True))
+        rounded = tf.stop_gradient(_rounded(inputs, scale))
+        return rounded + (inputs - tf.stop_gradient(inputs)) if training else rounded
+
+    def get_config(self) -> dict[str, Any]:
+        """Its argument."""
+        return {"axes": self.axes}
+
+
+def _step(largest: Any) -> Any:
+    """The scale by which the largest number has code 127."""
+    return tf.where(largest > 0, largest / 127.0, tf.ones_like(largest))
+
+
+def _rounded(numbers: Any, scale: Any) -> Any:
+    return scale * tf.clip_by_value(tf.round(numbers / scale), -127.0, 127.0)
 
 
 class Config(tfmot.quantization.keras.QuantizeConfig):

@@ -124,10 +124,16 @@ class Form:
 
 @dataclass(frozen=True, eq=False)
 class Rectifier:
-    """The trained slopes left and right of 0: one value for each channel, or for each position and channel."""
+    """The trained slopes left and right of 0: one value for each channel, or for each position and channel.
+
+    Args:
+        negative, positive: The slopes.
+        constant: int8 codes that `negative` was trained on; None if it was trained in float.
+    """
 
     negative: Array
     positive: Array
+    constant: Constant | None = None
 
     @property
     def by_channel(self) -> bool:

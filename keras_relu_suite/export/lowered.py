@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_relu_suite.describe import Site
 from keras_relu_suite.errors import UsageError
 from keras_relu_suite.export import lowering
-from keras_relu_suite.export.forms import Array, Grid, Rectifier
+from keras_relu_suite.export.forms import Constant, Grid, Rectifier
 from keras_relu_suite.export.rewrite import Replacement, rewritten
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.tflite import graph, schema
@@ -50,7 +51,8 @@ def check(sites: Sequence[Site], name: str) -> None:
         function = site.semantics
         if name == "auto" or not _bends(function):
             continue
-        slopes = Rectifier(*(np.atleast_1d(_squeezed(s)) for s in function.slopes))
+        negative, positive = (np.atleast_1d(_squeezed(s)) for s in function.slopes)
+        slopes = Rectifier(negative, positive)
         why = lowering.impossible(name, slopes)
         if why is not None:
             raise UsageError(
@@ -59,7 +61,7 @@ def check(sites: Sequence[Site], name: str) -> None:
             )
 
 
-def lower(data: bytes, sites: Sequence[Site], name: str, target: str) -> Lowered:
+def lower(data: bytes, sites: Sequence[Site], name: str, target: str, trained: bool = False) -> Lowered:
     """The file with every rectifier of integer codes between integer tensors in its chosen form.
 
     Args:
@@ -67,7 +69,9 @@ def lower(data: bytes, sites: Sequence[Site], name: str, target: str) -> Lowered
         sites: The model's, with the trained slopes.
         name: `"auto"` or a key of the table.
         target: Where the file is to run.
+        trained: Whether the slopes were trained on codes, those of the file's PRELUs, and are to stay exactly those.
     """
+    within = 0.0 if trained else lowering.COARSE
     file = schema.read(data, "the converter's result")
     found = [site for site in graph.sites(file).sites if site.subgraph == 0]
     wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in sites], found)
@@ -77,20 +81,22 @@ def lower(data: bytes, sites: Sequence[Site], name: str, target: str) -> Lowered
     for j, i in sorted(chosen.items()):
         expected, _ = wanted[i]
         place = _place(file, found[j])
-        choice = _chosen(expected, found[j], place, name, target)
+        constant = _codes(file, found[j]) if trained else None
+        choice = _chosen(expected, found[j], place, name, target, constant, within)
         if place is None or choice is None:
             continue
         ops, x, y = place
         replacements.append(Replacement(ops, x, y, choice.form, _name(file, found[j], y)))
         costs[expected.name] = _worse(costs.get(expected.name), choice)
         if not choice.good:
-            findings.append(_costly(expected, choice))
+            findings.append(_costly(expected, choice, within))
     return Lowered(rewritten(file, replacements) if replacements else data, costs, tuple(findings))
 
 
 def _chosen(
-    expected: Expected, site: TFLiteSite, place: Place | None, name: str, target: str
-) -> lowering.Choice | None:
+    expected: Expected, site: TFLiteSite, place: Place | None, name: str, target: str, constant: Constant | None,
+    within: float,
+) -> lowering.Choice | None:  # fmt: skip
     """The lowering of one site; None if it stays as it is."""
     if place is None:
         return None
@@ -98,14 +104,14 @@ def _chosen(
     if expected.semantics.kind == "elu":
         island = len(ops) == 3 and site.op.name == "ELU" and x.dtype == "int8" and site.may_be(expected.semantics)
         return lowering.ELU if island else None
-    slopes = _slopes(expected.semantics, site)
+    slopes = _slopes(expected.semantics, site, constant)
     if slopes is None:
         return None
     if name == "native" and site.op.name == "LEAKY_RELU":  # that is its native op
         if lowering.impossible("leaky", slopes):
             return None
         name = "leaky"
-    return lowering.choose(slopes, _grid(x), _grid(y), len(x.shape), name, target)
+    return lowering.choose(slopes, _grid(x), _grid(y), len(x.shape), name, target, within)
 
 
 def _worse(before: dict[str, Any] | None, choice: lowering.Choice) -> dict[str, Any]:
@@ -114,9 +120,10 @@ def _worse(before: dict[str, Any] | None, choice: lowering.Choice) -> dict[str, 
     return mine if before is None or mine["bound_lsb"] > before["bound_lsb"] else before
 
 
-def _costly(expected: Expected, choice: lowering.Choice) -> str:
+def _costly(expected: Expected, choice: lowering.Choice, within: float) -> str:
     size = expected.semantics.negative_slopes.size
-    coarse = f", and {choice.coarse} of {size} slopes are more than 2 % off" if choice.coarse else ""
+    off = f"more than {100 * within:g} % off" if within else "not exactly those trained with"
+    coarse = f", and {choice.coarse} of {size} slopes are {off}" if choice.coarse else ""
     return (
         f"{expected.name}: lowered as {choice.form.name!r}, which may be {choice.bound:.2f} LSB off "
         f"(limit {lowering.LIMIT:g}){coarse}"
@@ -157,7 +164,16 @@ def _grid(tensor: Tensor) -> Grid:
     return Grid(tensor.dtype, float(tensor.scale[0]), int(tensor.zero_point[0]))
 
 
-def _slopes(trained: Semantics, site: TFLiteSite) -> Rectifier | None:
+def _codes(file: File, site: TFLiteSite) -> Constant | None:
+    """The slopes of a PRELU as its int8 constant has them, without leading axes of size 1."""
+    tensor = file.tensors[site.op.inputs[1]] if site.op.name == "PRELU" and not site.group else None
+    if tensor is None or tensor.dtype != "int8" or tensor.data is None or tensor.scale.size != 1:
+        return None
+    codes = _squeezed(tensor.data.reshape(tensor.shape))
+    return Constant(codes.astype(np.int8), tensor.scale.astype(np.float32), int(tensor.zero_point[0]))
+
+
+def _slopes(trained: Semantics, site: TFLiteSite, constant: Constant | None) -> Rectifier | None:
     """The trained slopes as they lie along the tensor; None unless they are those that the file has there, but for
     the rounding of its constants."""
     shape = site.input.shape
@@ -173,10 +189,12 @@ def _slopes(trained: Semantics, site: TFLiteSite) -> Rectifier | None:
     if any(np.abs(a - b).max() > NEAR * max(1.0, float(np.abs(a).max())) for a, b in pairs):
         return None
     negative, positive = (np.array(np.broadcast_to(_squeezed(a), full)) for a in trained.slopes)
-    return Rectifier(negative, positive)
+    if constant is not None:
+        constant = Constant(np.broadcast_to(constant.codes, full), constant.scale, constant.zero_point)
+    return Rectifier(negative, positive, constant)
 
 
-def _squeezed(slopes: Array) -> Array:
+def _squeezed(slopes: NDArray[Any]) -> NDArray[Any]:
     """Without leading axes of size 1."""
     while slopes.ndim and slopes.shape[0] == 1:
         slopes = slopes[0]

@@ -16,7 +16,7 @@ import keras
 
 from keras_relu_suite.describe import Description, describe
 from keras_relu_suite.errors import ExportError, MissingPackageError, ModelError, UsageError, one_line
-from keras_relu_suite.export import carry, codes, convert, signature
+from keras_relu_suite.export import carry, codes, convert, lowered, signature
 from keras_relu_suite.export.spec import Spec
 from keras_relu_suite.tflite import graph, names, schema
 from keras_relu_suite.tflite.align import Expected, align
@@ -144,11 +144,12 @@ class QATModel:
             )
         self._needs_ranges("export")
         description = describe(self.to_keras())
+        lowered.check(description.sites, spec.lowering)
         data = codes.without_islands(self._converted(spec))
         file = schema.read(data, "the converter's result")
         data = codes.with_slopes(data, self._places(file, _by_site(file, description)))
-        file = schema.read(data, "the converter's result")
-        return convert.annotated(data, description, spec.mode), *_told(file, description)
+        low = lowered.lower(data, description.sites, spec.lowering, spec.target, trained=True)
+        return convert.with_metadata(low, description, spec, 0, planned=True)
 
     def _carry_back(self, copy: keras.Model) -> None:
         for old, new in zip(self._model.weights, copy.weights, strict=True):
@@ -234,18 +235,3 @@ def _by_site(file: File, description: Description) -> dict[str, list[TFLiteSite]
     for j, i in chosen.items():
         found[wanted[i][0].name].append(sites[j])
     return found
-
-
-def _told(file: File, description: Description) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
-    """The sites of an export and its findings."""
-    by_site, sites, findings = _by_site(file, description), [], []
-    for site in description.sites:
-        mine = by_site[site.name]
-        whole = len(mine) == site.calls and all(lowered.may_be(site.semantics) for lowered in mine)
-        if not whole:
-            findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
-        lowering = mine[0].lowering if whole else None
-        sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering})
-    for op in graph.float_islands(file):
-        findings.append(f"op {op.index} ({op.name}) computes in float in an integer graph")
-    return tuple(sites), tuple(findings)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from qat_training import IMAGES, RANDOM, ROWS, between, run, trained
 
 import keras_relu_suite as krs
 from keras_relu_suite import errors
-from keras_relu_suite.export import codes
+from keras_relu_suite.export import codes, forms
 from keras_relu_suite.layers import PReLU, TwoSidedPReLU
 from keras_relu_suite.tflite import graph, schema
 
 K = keras.layers
-RANDOM = np.random.default_rng(0)
-IMAGES = RANDOM.standard_normal((128, 8, 8, 2)).astype(np.float32)
-ROWS = RANDOM.standard_normal((128, 6)).astype(np.float32)
-
-
-def between(low, high):
-    return keras.initializers.RandomUniform(low, high, seed=3)
-
-
 ACTIVATIONS = {
     "relu": lambda: K.ReLU(),
     "relu6": lambda: K.ReLU(6.0),
@@ -65,32 +58,6 @@ def of(activation: str, after: str) -> keras.Model:
     if len(x.shape) == 4:
         x = K.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, K.Dense(3, name="after")(x))
-
-
-def trained(model: keras.Model, x=IMAGES, epochs: int = 1):
-    qat = krs.quantization_aware(model)
-    qat.compile("sgd", "mse")
-    targets = [np.zeros((len(x), *t.shape[1:]), np.float32) for t in model.outputs]
-    qat.fit(x, targets if len(targets) > 1 else targets[0], batch_size=32, epochs=epochs, verbose=0)
-    return qat
-
-
-def run(path, x):
-    """What the file answers, with LiteRT's reference kernels, and 1 LSB of its output."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    interpreter = Interpreter(str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
-    interpreter.allocate_tensors()
-    found = []
-    for row in x:
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], row[None])
-        interpreter.invoke()
-        found.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0])
-    file = schema.read(path.read_bytes())
-    last = file.tensors[file.outputs[0]]
-    if not last.quantized:
-        last = file.tensors[file.producer[last.index].inputs[0]]
-    return np.array(found), float(last.scale[0])
 
 
 @pytest.mark.parametrize("after", ["conv", pytest.param("norm", marks=pytest.mark.slow),
@@ -147,11 +114,13 @@ def slopes():
 
 
 @pytest.fixture(scope="module")
-def slopes_file(slopes, tmp_path_factory):
-    path = tmp_path_factory.mktemp("qat") / "m.tflite"
-    done = krs.export(slopes[1], path, mode="int8")
-    assert done, done.summary()
-    return path
+def slopes_files(slopes, tmp_path_factory):
+    """Its file for XNNPACK, where every rectifier is lowered, and for runtimes that have the PRELU."""
+    folder, found = tmp_path_factory.mktemp("qat"), {}
+    for target in ("cpu", "micro"):
+        found[target] = krs.export(slopes[1], folder / f"{target}.tflite", mode="int8", target=target)
+        assert found[target], found[target].summary()
+    return found
 
 
 def in_training(qat, name):
@@ -162,33 +131,84 @@ def in_training(qat, name):
     return [np.asarray(Slope()(w.variable, False, {"scale": w.scale})).reshape(-1) for w in found]
 
 
-@pytest.mark.parametrize("name", ["hostile", "per_unit", "keras", "one"])
-def test_the_file_encodes_every_slope_bit_for_bit_as_it_was_trained_with(slopes, slopes_file, name):
+def site_of(path, name):
+    file = schema.read(path.read_bytes())
+    return file, next(s for s in graph.sites(file).sites if s.name.split("/")[-1] == name)
+
+
+@pytest.mark.parametrize(("name", "target"), [("hostile", "micro"), ("keras", "micro"), ("per_unit", "micro"),
+                                              ("per_unit", "cpu")])  # fmt: skip
+def test_a_prelu_encodes_every_slope_bit_for_bit_as_it_was_trained_with(slopes, slopes_files, name, target):
     model, qat = slopes
-    file = schema.read(slopes_file.read_bytes())
-    site = next(s for s in graph.sites(file).sites if s.name.split("/")[-1] == name)
+    file, site = site_of(slopes_files[target].path, name)
     assert site.lowering == "PRELU"
     alpha = file.tensors[site.op.inputs[1]]
     assert alpha.dtype == "int8" and alpha.scale.size == 1 and not alpha.zero_point.any()
     written = alpha.real().astype(np.float32).reshape(-1)
     before = model.get_layer(name).alpha.numpy().reshape(-1)
     assert not np.array_equal(written, before)  # it was trained
-    np.testing.assert_array_equal(written, in_training(qat, name)[0])
+    np.testing.assert_array_equal(np.broadcast_to(written, before.shape), in_training(qat, name)[0])
     np.testing.assert_array_equal(written, qat.to_keras().get_layer(name).alpha.numpy().reshape(-1))
 
 
-def test_both_slopes_of_a_two_sided_prelu_are_encoded_too(slopes, slopes_file):
-    _, qat = slopes
-    file = schema.read(slopes_file.read_bytes())
-    site = next(s for s in graph.sites(file).sites if s.name.split("/")[-1] == "two")
-    constants = [file.constant(i) for op in site.group if op.name == "MUL" for i in op.inputs if file.is_constant(i)]
-    written = sorted(tuple(c.astype(np.float32).reshape(-1)) for c in constants)
-    negative, positive = in_training(qat, "two")
-    assert written == sorted([tuple(negative), tuple(positive)])
+def assert_as_trained(site, trained_with):
+    """The slopes of a lowered site are those trained with, but for the scales of its weights.
+
+    A weight is 127 steps of a scale of its own, in float32 off by at most 2⁻²⁴ of itself, and each slope is a weight or
+    p + w of two, w = a − p, of which the second may pass through two convolutions: 2⁻²³ of |p| + |w|. A weight below
+    `FINEST` of the largest is rounded to half a step of that.
+    """
+    negative, positive = (t.astype(np.float64) for t in trained_with)
+    weight = np.abs(negative - positive)
+    rounding = 2.0**-23 * (np.abs(positive) + weight)
+    rounding += np.where(weight < forms.FINEST * weight.max(), forms.FINEST * weight.max() / 254, 0)
+    for written, wanted in zip(site.semantics.slopes, (negative, positive), strict=True):
+        assert (np.abs(np.broadcast_to(written.reshape(-1), wanted.shape) - wanted) <= rounding).all()
 
 
-def test_verify_finds_the_trained_slopes_in_the_file(slopes, slopes_file):
-    check = krs.verify(slopes_file, model=slopes[1].to_keras(), data=IMAGES[:32], devices=["xnnpack", "reference"])
+@pytest.mark.parametrize("name", ["hostile", "keras", "one", "two"])
+def test_a_lowered_rectifier_encodes_every_slope_as_it_was_trained_with(slopes, slopes_files, name):
+    _, site = site_of(slopes_files["cpu"].path, name)
+    assert "PRELU" not in site.lowering
+    cost = next(s for s in slopes_files["cpu"].sites if s["name"] == name)
+    assert cost["bound_lsb"] <= 2 and cost["coarse_slopes"] == 0
+    negative, *positive = in_training(slopes[1], name)
+    assert_as_trained(site, (negative, *(positive or [np.ones(negative.shape)])))
+
+
+@pytest.fixture(scope="module")
+def one_prelu():
+    return trained(of("spatial", "conv"), epochs=2)
+
+
+@pytest.mark.parametrize("lowering", ["native", "depthwise", "pair", "split", "multiply"])
+def test_a_lowering_can_be_forced_and_every_code_of_it_holds_on_every_device(one_prelu, tmp_path, lowering):
+    done = krs.export(one_prelu, tmp_path / "m.tflite", mode="int8", lowering=lowering)
+    assert done.sites[0]["form"] == lowering and done.sites[0]["bound_lsb"] <= 2
+    check = krs.verify(
+        tmp_path / "m.tflite", model=one_prelu.to_keras(), data=IMAGES[:16],
+        devices=["xnnpack", "builtin", "reference", "micro"],
+    )  # fmt: skip
+    assert [s.name for s in check.sites] == ["act"] and check.errors == (), check.summary()
+    _, site = site_of(tmp_path / "m.tflite", "act")
+    if lowering == "multiply":  # one scale for all weights, on which 1 − a has no code
+        assert len(done.findings) == 1
+        assert re.search(r"^act: lowered as 'multiply'.* of 6 slopes are not exactly those trained", done.findings[0])
+        return
+    assert done, done.summary()
+    slopes = in_training(one_prelu, "act")[0]
+    assert_as_trained(site, (slopes, np.ones(slopes.shape)))
+
+
+def test_a_lowering_that_cannot_be_is_refused_before_anything_is_converted(one_prelu, tmp_path):
+    with pytest.raises(errors.UsageError, match="act: lowering='leaky' cannot express.*one slope.*for all channels"):
+        krs.export(one_prelu, tmp_path / "m.tflite", mode="int8", lowering="leaky")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("target", "devices"), [("cpu", ["xnnpack", "builtin"]), ("micro", ["reference", "micro"])])
+def test_verify_finds_the_trained_slopes_in_the_file(slopes, slopes_files, target, devices):
+    check = krs.verify(slopes_files[target].path, model=slopes[1].to_keras(), data=IMAGES[:32], devices=devices)
     assert check.errors == (), check.summary()
     assert [s.name for s in check.sites] == ["hostile", "per_unit", "keras", "one", "two"]
 
@@ -236,7 +256,7 @@ def test_nested_shared_and_several_inputs_and_outputs(tmp_path):
     done = krs.export(qat, tmp_path / "m.tflite", mode="int8")
     assert done, done.summary()
     assert {s["name"]: s["lowering"] for s in done.sites} == {
-        "block/deep": "PRELU", "leaky": "LEAKY_RELU", "shared": "FULLY_CONNECTED+RELU",
+        "block/deep": "RESHAPE DEPTHWISE_CONV_2D+RELU RESHAPE ADD", "leaky": "LEAKY_RELU", "shared": "FULLY_CONNECTED+RELU",
     }  # fmt: skip
     file = schema.read((tmp_path / "m.tflite").read_bytes())
     assert sorted(file.input_names) == ["a", "b"] and sorted(file.output_names) == ["first", "second"]
@@ -246,12 +266,17 @@ def test_a_prelu_that_is_called_twice_has_its_slopes_in_both_places(tmp_path):
     shared, x = PReLU(between(-1.0, 1.0), name="act"), keras.Input((6,))
     model = keras.Model(x, K.Dense(2)(shared(K.Dense(6)(shared(K.Dense(6)(x))))))
     qat = trained(model, ROWS)
-    assert krs.export(qat, tmp_path / "m.tflite", mode="int8")
+    assert krs.export(qat, tmp_path / "m.tflite", mode="int8", target="micro")
     file = schema.read((tmp_path / "m.tflite").read_bytes())
     written = [file.constant(op.inputs[1]).astype(np.float32).reshape(-1) for op in file.ops if op.name == "PRELU"]
     assert len(written) == 2
     for slopes in written:
         np.testing.assert_array_equal(slopes, qat.to_keras().get_layer("act").alpha.numpy())
+    assert krs.export(qat, tmp_path / "m.tflite", mode="int8")  # and in both where it is lowered
+    sites = graph.sites(schema.read((tmp_path / "m.tflite").read_bytes())).sites
+    assert len(sites) == 2
+    for site in sites:
+        assert_as_trained(site, (in_training(qat, "act")[0], np.ones(6)))
 
 
 def test_integer_inputs_and_outputs_and_a_larger_batch(tmp_path):
