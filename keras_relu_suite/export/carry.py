@@ -61,11 +61,12 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A model's steps in order of execution."""
+    """A model's steps in order of execution, and how its outputs are packed: one, a list or a dict."""
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     steps: tuple[Step, ...]
+    structure: Any
 
     def readers(self, value: Value) -> list[Step]:
         """The steps that read it."""
@@ -81,20 +82,23 @@ def plan(model: keras.Model) -> Plan:
     graph = _graph(model)
     if graph is None:
         raise ModelError(
-            "Quantisation-aware training needs a built Sequential or functional keras model: the call() of any other "
-            f"cannot be carried. Received: {type(model).__name__} {getattr(model, 'name', '')!r}"
+            "Quantisation-aware training needs a built Sequential or functional keras model: a call() of its own cannot "
+            f"be carried. Received: {type(model).__name__} {getattr(model, 'name', '')!r}"
         )
     steps: list[Step] = []
     inputs = tuple(Value() for _ in graph.inputs)
     outputs = _run(graph, list(inputs), "", steps)
-    return Plan(inputs, tuple(outputs), tuple(steps))
+    return Plan(inputs, tuple(outputs), tuple(steps), graph._outputs_struct)
 
 
 def _graph(model: Any) -> Any:
-    """The functional graph of a model; None if it has none."""
+    """The functional graph of a model; None if it has none, or has a call() of its own that need not follow it."""
+    called = next((kind for kind in type(model).__mro__ if "call" in vars(kind)), type(model))
+    if not isinstance(model, keras.Model) or not called.__module__.startswith("keras."):
+        return None
     if isinstance(model, keras.Sequential):
         return getattr(model, "_functional", None)  # keras has no public way
-    return model if isinstance(model, keras.Model) and hasattr(model, "_run_through_graph") else None
+    return model if hasattr(model, "_run_through_graph") else None
 
 
 def _run(graph: Any, values: list[Value], prefix: str, steps: list[Step]) -> list[Value]:

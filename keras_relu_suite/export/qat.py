@@ -50,14 +50,15 @@ def quantization_aware(model: keras.Model) -> QATModel:
             f"Received: backend={keras.backend.backend()!r}"
         )
     plan = carry.plan(model)
-    for name, shape, dtype in signature.model_inputs(model):
+    inputs = signature.model_inputs(model)
+    for name, shape, dtype in inputs:
         if not dtype.startswith("float"):
             raise ModelError(
                 f"Quantisation-aware training takes float inputs. Received: input {name!r} with dtype={dtype}, "
                 f"shape={shape}"
             )
     assemble = _packages()
-    net, weights = assemble.network(plan, [tuple(t.shape) for t in model.inputs])
+    net, weights = assemble.network(plan, inputs)
     return QATModel(model, net, weights, assemble)
 
 
@@ -102,7 +103,8 @@ class QATModel:
     def fit(self, *args: Any, callbacks: Sequence[Any] | None = None, **kwargs: Any) -> Any:
         """Train, as `keras.Model.fit`; returns the history.
 
-        Of this package's callbacks those that read nothing but weights work here: they are shown a Keras 3 copy of the
+        Callbacks of keras and of tf_keras see the network of tf_keras: they may stop it, set its learning rate and its
+        weights, and log. Of this package's callbacks those that read nothing but weights work here: they are shown a Keras 3 copy of the
         network as it is at the end of each epoch.
 
         Raises:
@@ -159,7 +161,7 @@ class QATModel:
 
     def _usable(self, callback: Any) -> Any:
         if not type(callback).__module__.startswith("keras_relu_suite."):
-            return callback
+            return self._assemble.Passed(callback) if isinstance(callback, keras.callbacks.Callback) else callback
         if not getattr(callback, "reads_only_weights", False):
             raise UsageError(
                 f"{type(callback).__name__} counts inside the layers of a Keras 3 model and cannot see those of "
@@ -207,7 +209,7 @@ class QATModel:
 
         def answer(*tensors: Any) -> dict[str, Any]:
             made = self._net(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
-            return dict(zip(outputs, made if isinstance(made, (list, tuple)) else [made], strict=True))
+            return dict(zip(outputs, keras.tree.flatten(made), strict=True))
 
         module = tf.Module()
         module.tracked = self._net.variables
