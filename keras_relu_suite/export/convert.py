@@ -45,13 +45,13 @@ def export(
     """Write `model` as a .tflite file, every activation under its layer's name and with its trained slopes beside it.
 
     Args:
-        model: A built Keras model with known inputs, on the TensorFlow backend.
+        model: A built Keras model with known inputs, on the TensorFlow backend; or what `quantization_aware` gives.
         path: Where to; the suffix must be `.tflite`. An existing file is replaced only once the new one is whole.
         mode: `"float32"`; `"float16"` or `"dynamic"` for weights stored in float16 or int8 and float arithmetic;
             `"int8"` for integer weights and activations; `"int16x8"` for int8 weights and int16 activations.
         calibration: For int8 and int16x8 a few hundred typical samples: an array, a list of arrays, or a dict by input
             name; or batches x or (x, y) of these from a generator, a function that makes one, a `tf.data.Dataset` or
-            a `keras.utils.PyDataset`.
+            a `keras.utils.PyDataset`. Nothing for a model of `quantization_aware`: its ranges are trained.
         io: The type of the file's inputs and outputs: `"float32"` (default), or the integers of the mode (`"int8"`,
             `"int16"` for int16x8).
         batch_size: The fixed batch of the file. Default 1.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ import keras
 import tf_keras
 
 from keras_relu_suite.errors import KRSError, ModelError, UsageError, one_line
-from keras_relu_suite.export import carry, codes, fake
-from keras_relu_suite.export.carry import Plan, Step, Value
+from keras_relu_suite.export import codes
+from keras_relu_suite.export.qat import carry, quantizers
+from keras_relu_suite.export.qat.carry import Plan, Step, Value
+from keras_relu_suite.export.qat.rectifier import Rectifier
 from keras_relu_suite.export.signature import Inputs
 from keras_relu_suite.tflite import names
 
@@ -58,7 +60,7 @@ def network(plan: Plan, given: Inputs) -> tuple[Any, list[Weight]]:
     made = _Network(plan)
     inputs = [tf_keras.Input(batch_shape=(None, *shape[1:]), name=made.unique(name)) for name, shape, _ in given]
     for i, (value, tensor) in enumerate(zip(plan.inputs, inputs, strict=True)):
-        made.tensors[value] = fake.Observed(name=f"observed_input_{i}")(tensor)
+        made.tensors[value] = quantizers.Observed(name=f"observed_input_{i}")(tensor)
     for step in plan.steps:
         made.add(step)
     outputs = keras.tree.pack_sequence_as(plan.structure, [made.tensors[value] for value in plan.outputs])
@@ -115,8 +117,8 @@ class _Network:
         if step.kind not in CALCULATE:
             return layer
         kernels = [KERNELS[step.kind]] if step.kind in KERNELS else []
-        quantised = [(attribute, fake.Kernel(axes)) for attribute, axes in kernels]
-        return fake.wrapped(layer, quantised, output=not self._goes_on(step))
+        quantised = [(attribute, quantizers.Kernel(axes)) for attribute, axes in kernels]
+        return quantizers.wrapped(layer, quantised, output=not self._goes_on(step))
 
     def _rectifier(self, step: Step, name: str, shape: tuple[int | None, ...]) -> Any:
         f = step.semantics
@@ -125,9 +127,9 @@ class _Network:
             raise ModelError(f"Layer {step.name!r} has max_value ≤ threshold, so it is no rectifier")
         learned = LEARNED.get(f.kind, ())
         values = {key: keras.ops.convert_to_numpy(getattr(step.layer, key)) for key in learned}
-        layer = fake.Rectifier(f, values, names.scope(step.name), name)
+        layer = Rectifier(f, values, names.scope(step.name), name)
         layer.build(shape)
-        quantised = fake.wrapped(layer, [(key, fake.Slope()) for key in learned], output=True)
+        quantised = quantizers.wrapped(layer, [(key, quantizers.Slope()) for key in learned], output=True)
         quantised.build(shape)
         scales = {w.name.split("/")[-1]: w for w in quantised.non_trainable_weights}
         for key in learned:

@@ -82,8 +82,8 @@ def plan(model: keras.Model) -> Plan:
     graph = _graph(model)
     if graph is None:
         raise ModelError(
-            "Quantisation-aware training needs a built Sequential or functional keras model: a call() of its own cannot "
-            f"be carried. Received: {type(model).__name__} {getattr(model, 'name', '')!r}"
+            "Quantisation-aware training needs a built Sequential or functional keras model: a call() of its own "
+            f"cannot be carried. Received: {type(model).__name__} {getattr(model, 'name', '')!r}"
         )
     steps: list[Step] = []
     inputs = tuple(Value() for _ in graph.inputs)
