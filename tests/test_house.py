@@ -55,6 +55,17 @@ def test_imports_run_downward(path):
     assert not above, f"{path} imports {above}, which stand beside or above {mine}"
 
 
+def test_one_folder_knows_tf_keras_and_tfmot():
+    found = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse((PACKAGE.parent / path).read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if {name.split(".")[0] for name in names} & {"tf_keras", "tensorflow_model_optimization"}:
+                found.add(path.parent.relative_to("keras_relu_suite").as_posix())
+    assert found == {"export/qat"}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_modules_are_small_and_documented(path):
     text = (PACKAGE.parent / path).read_text()

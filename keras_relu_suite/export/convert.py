@@ -52,13 +52,13 @@ def export(
     """Write `model` as a .tflite file, every activation under its layer's name and with its trained slopes beside it.
 
     Args:
-        model: A built Keras model with known inputs, on the TensorFlow backend.
+        model: A built Keras model with known inputs, on the TensorFlow backend; or what `quantization_aware` gives.
         path: Where to; the suffix must be `.tflite`. An existing file is replaced only once the new one is whole.
         mode: `"float32"`; `"float16"` or `"dynamic"` for weights stored in float16 or int8 and float arithmetic;
             `"int8"` for integer weights and activations; `"int16x8"` for int8 weights and int16 activations.
         calibration: For int8 and int16x8 a few hundred typical samples: an array, a list of arrays, or a dict by input
             name; or batches x or (x, y) of these from a generator, a function that makes one, a `tf.data.Dataset` or
-            a `keras.utils.PyDataset`.
+            a `keras.utils.PyDataset`. Nothing for a model of `quantization_aware`: its ranges are trained.
         io: The type of the file's inputs and outputs: `"float32"` (default), or the integers of the mode (`"int8"`,
             `"int16"` for int16x8).
         batch_size: The fixed batch of the file. Default 1.
@@ -136,7 +136,7 @@ def export(
     low = lowered.lower(data, ready.description.sites, spec.form, spec.target)
     costs = {site: {**low.costs.get(site, {}), **more} for site, more in (folded.costs | flipped.costs).items()}
     low = replace(low, costs=low.costs | costs, findings=flipped.findings + folded.findings + low.findings)
-    data, sites, findings = _with_metadata(low, ready.description, spec, count)
+    data, sites, findings = with_metadata(low, ready.description, spec, count)
     data = note.with_doubles(note.written(data, flipped.model, ready.scales), folded.doubles)
     data = note.with_flips(data, flipped.flips)
     losses = None
@@ -247,10 +247,18 @@ def _quiet() -> Iterator[None]:
         logging.getLogger("absl").setLevel(absl)
 
 
-def _with_metadata(
-    low: lowered.Lowered, description: Description, spec: Spec, count: int
+def with_metadata(
+    low: lowered.Lowered, description: Description, spec: Spec, count: int, planned: bool = False
 ) -> tuple[bytes, tuple[dict[str, Any], ...], tuple[str, ...]]:
-    """The file with our metadata entry, the lowering of every site, and what its user should know."""
+    """The file with our metadata entry, the lowering of every site, and what its user should know.
+
+    Args:
+        low: The file.
+        description: The model's activations.
+        spec: How it was exported.
+        count: Samples of the calibration.
+        planned: Whether an activation of several ops is what we asked the converter for.
+    """
     file = schema.read(low.data, "the converter's result")
     found = graph.sites(file).sites
     wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in description.sites], found)
@@ -260,7 +268,8 @@ def _with_metadata(
         cost = low.costs.get(site.name, {})
         whole = len(mine) == site.calls and ("form" in cost or all(t.may_be(site.semantics) for t in mine))
         lowering = mine[0].lowering if whole else None
-        if lowering is None or ("form" not in cost and any(t.group for t in mine)):
+        ours = planned or "form" in cost
+        if lowering is None or (not ours and any(t.group for t in mine)):
             findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
         sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering, **cost})
     for op in graph.float_islands(file):

@@ -129,13 +129,15 @@ class Form:
 class Rectifier:
     """The trained slopes left and right of 0: one value for each channel, or for each position and channel.
 
-    With a threshold t it is negative·(x − t) up to t and x above it; nothing of it exceeds `top`.
+    With a threshold t it is negative·(x − t) up to t and x above it; nothing of it exceeds `top`. `constant` holds the
+    int8 codes that `negative` was trained on, None if it was trained in float.
     """
 
     negative: Array
     positive: Array
     top: float | None = None
     threshold: float = 0.0
+    constant: Constant | None = None
 
     def exact(self, x: Array, part: slice) -> Array:
         """f(x) in real arithmetic, for a part of the channels."""

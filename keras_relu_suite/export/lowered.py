@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_relu_suite.describe import Site
 from keras_relu_suite.errors import UsageError
 from keras_relu_suite.export import lowering
-from keras_relu_suite.export.forms import RATIO, Array, Elu, Form, Grid, Rectifier
+from keras_relu_suite.export.forms import RATIO, Array, Constant, Elu, Form, Grid, Rectifier
 from keras_relu_suite.export.rewrite import Replacement, rewritten
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.tflite import graph, schema
@@ -62,7 +63,7 @@ def check(sites: Sequence[Site], name: str) -> None:
             )
 
 
-def lower(data: bytes, sites: Sequence[Site], name: str, target: str) -> Lowered:
+def lower(data: bytes, sites: Sequence[Site], name: str, target: str, trained: bool = False) -> Lowered:
     """The file with every rectifier of integer codes between integer tensors in its chosen form.
 
     Args:
@@ -70,7 +71,9 @@ def lower(data: bytes, sites: Sequence[Site], name: str, target: str) -> Lowered
         sites: The model's, with the trained slopes.
         name: `"auto"` or a key of the table.
         target: Where the file is to run.
+        trained: Whether the slopes were trained on codes, those of the file's PRELUs, and are to stay exactly those.
     """
+    within = 0.0 if trained else lowering.COARSE
     file = schema.read(data, "the converter's result")
     found = [site for site in graph.sites(file).sites if site.subgraph == 0]
     wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in sites], found)
@@ -80,7 +83,8 @@ def lower(data: bytes, sites: Sequence[Site], name: str, target: str) -> Lowered
     for j, i in sorted(chosen.items()):
         expected, _ = wanted[i]
         place = _place(file, found[j])
-        choice = _chosen(expected, found[j], place, name, target)
+        constant = _codes(file, found[j]) if trained else None
+        choice = _chosen(expected, found[j], place, name, target, constant, within)
         if place is None or choice is None:
             continue
         ops, x, y = place
@@ -90,18 +94,19 @@ def lower(data: bytes, sites: Sequence[Site], name: str, target: str) -> Lowered
         replacements.append(Replacement(ops, x, y, choice.form, _name(file, found[j], y), into))
         costs[expected.name] = _worse(costs.get(expected.name), choice)
         if not choice.good:
-            findings.append(_costly(expected, choice))
+            findings.append(_costly(expected, choice, within))
     return Lowered(rewritten(file, replacements) if replacements else data, costs, tuple(findings))
 
 
 def _chosen(
-    expected: Expected, site: TFLiteSite, place: Place | None, name: str, target: str
-) -> lowering.Choice | None:
+    expected: Expected, site: TFLiteSite, place: Place | None, name: str, target: str, constant: Constant | None,
+    within: float,
+) -> lowering.Choice | None:  # fmt: skip
     """The lowering of one site; None if it stays as it is."""
     if place is None:
         return None
     ops, x, y = place
-    slopes = _function(expected.semantics, site, target)
+    slopes = _function(expected.semantics, site, target, constant)
     if slopes is None or (isinstance(slopes, Elu) and len(ops) == 1):
         return None
     if isinstance(slopes, Elu) or not slopes.bends or slopes.threshold:
@@ -110,7 +115,7 @@ def _chosen(
         if lowering.impossible("leaky", slopes):
             return None
         name = "leaky"
-    return lowering.choose(slopes, _grid(x), _grid(y), len(x.shape), name, target)
+    return lowering.choose(slopes, _grid(x), _grid(y), len(x.shape), name, target, within)
 
 
 def _worse(before: dict[str, Any] | None, choice: lowering.Choice) -> dict[str, Any]:
@@ -119,9 +124,10 @@ def _worse(before: dict[str, Any] | None, choice: lowering.Choice) -> dict[str, 
     return mine if before is None or mine["bound_lsb"] > before["bound_lsb"] else before
 
 
-def _costly(expected: Expected, choice: lowering.Choice) -> str:
+def _costly(expected: Expected, choice: lowering.Choice, within: float) -> str:
     size = expected.semantics.negative_slopes.size
-    coarse = f", and {choice.coarse} of {size} slopes are more than 2 % off" if choice.coarse else ""
+    off = f"more than {100 * within:g} % off" if within else "not exactly those trained with"
+    coarse = f", and {choice.coarse} of {size} slopes are {off}" if choice.coarse else ""
     return (
         f"{expected.name}: lowered as {choice.form.name!r}, which may be {choice.bound:.2f} LSB off "
         f"(limit {lowering.LIMIT:g}){coarse}"
@@ -188,7 +194,18 @@ def _grid(tensor: Tensor) -> Grid:
     return Grid(tensor.dtype, float(tensor.scale[0]), int(tensor.zero_point[0]))
 
 
-def _function(trained: Semantics, site: TFLiteSite, target: str) -> Rectifier | Elu | None:
+def _codes(file: File, site: TFLiteSite) -> Constant | None:
+    """The slopes of a PRELU as its int8 constant has them, without leading axes of size 1."""
+    tensor = file.tensors[site.op.inputs[1]] if site.op.name == "PRELU" and not site.group else None
+    if tensor is None or tensor.dtype != "int8" or tensor.data is None or tensor.scale.size != 1:
+        return None
+    codes = _squeezed(tensor.data.reshape(tensor.shape))
+    return Constant(codes.astype(np.int8), tensor.scale.astype(np.float32), int(tensor.zero_point[0]))
+
+
+def _function(
+    trained: Semantics, site: TFLiteSite, target: str, constant: Constant | None
+) -> Rectifier | Elu | None:
     """The trained function with its slopes as they lie along the tensor; None if it stays as it is, or unless it is
     what the file has there, but for the rounding of its constants."""
     if not site.may_be(trained):
@@ -199,7 +216,11 @@ def _function(trained: Semantics, site: TFLiteSite, target: str) -> Rectifier | 
     if shape is None or not (_bends(trained) or shape[0] or _clipped(trained, site, target)):
         return None
     slopes = _slopes(trained, site)
-    return None if slopes is None else Rectifier(*slopes, top=shape[1], threshold=shape[0])
+    if slopes is None:
+        return None
+    if constant is not None:
+        constant = Constant(np.broadcast_to(constant.codes, slopes[0].shape), constant.scale, constant.zero_point)
+    return Rectifier(*slopes, top=shape[1], threshold=shape[0], constant=constant)
 
 
 def _clipped(trained: Semantics, site: TFLiteSite, target: str) -> bool:
@@ -228,7 +249,7 @@ def _slopes(trained: Semantics, site: TFLiteSite) -> tuple[Array, Array] | None:
     return negative, positive
 
 
-def _squeezed(slopes: Array) -> Array:
+def _squeezed(slopes: NDArray[Any]) -> NDArray[Any]:
     """Without leading axes of size 1."""
     while slopes.ndim and slopes.shape[0] == 1:
         slopes = slopes[0]

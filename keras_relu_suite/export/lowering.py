@@ -19,6 +19,8 @@ What is left, in LSB of y: ½ for y itself and ½·s/s_y for each inner tensor o
 `auto` takes the first in the order of the target whose worst case is ≤ 2 LSB and whose slopes are within 2 % of the
 trained ones; if there is none the most accurate. On a CPU the order is that of speed: XNNPACK takes no int8 PRELU.
 What is clipped, jumps at a threshold or is no line has the forms of `bent`.
+Slopes that were trained on codes are to stay exactly those: `native` keeps the codes, `depthwise`, `pair` and `split`
+are off by float32's rounding of their scales alone, and what `multiply` rounds counts as off.
 
 `doubled` is none of the table: it leaves no op behind, but doubles the work of the layers before and after the site
 (`doubles`). Which is faster depends on their widths and on the machine, and no rule for that has been measured: `auto`
@@ -80,7 +82,8 @@ def impossible(name: str, f: Rectifier) -> str | None:
 
 
 def choose(
-    f: Rectifier | Elu, x: Grid, y: Grid, rank: int, lowering: str = "auto", target: str = "cpu"
+    f: Rectifier | Elu, x: Grid, y: Grid, rank: int, lowering: str = "auto", target: str = "cpu",
+    within: float = COARSE,
 ) -> Choice | None:
     """The lowering of one site; None if none of the table's fits its shape.
 
@@ -88,6 +91,7 @@ def choose(
         f: The trained function.
         x, y: The codes of its input and output.
         rank: Of the input; a depthwise convolution takes rank 4, and 2 and 3 by reshaping.
+        within: The part of itself by which a slope may be off: 0 for slopes trained on codes.
 
     Raises:
         UsageError: `lowering` cannot express this rectifier.
@@ -104,7 +108,7 @@ def choose(
             continue
         steps, inner = _FORMS[name](f, x)
         form = Form(name, steps, inner)
-        coarse = int(np.count_nonzero(_coarse(form, f, x, y)))
+        coarse = int(np.count_nonzero(_coarse(form, f, x, y, within)))
         form = bent.topped(form, f, y)
         choice = Choice(form, forms.worst(form, x, y, f), coarse)
         if choice.good:
@@ -131,10 +135,10 @@ def _unfit(name: str, rank: int) -> str | None:
     return None
 
 
-def _coarse(form: Form, f: Rectifier, x: Grid, y: Grid) -> Array:
+def _coarse(form: Form, f: Rectifier, x: Grid, y: Grid, within: float) -> Array:
     """Channels whose encoded slope is more than 2 % off, and by more than float32's rounding of the weights."""
     off = np.abs(forms.encoded(form, f) - f.negative)
-    return np.asarray((off > COARSE * np.abs(f.negative)) & (off * -x.range[0] / y.scale > forms.RATIO))
+    return np.asarray((off > within * np.abs(f.negative)) & (off * -x.range[0] / y.scale > forms.RATIO))
 
 
 # The table.
@@ -145,7 +149,7 @@ def _leaky(f: Rectifier, x: Grid) -> Plan:
 
 
 def _native(f: Rectifier, x: Grid) -> Plan:
-    return (Step("PRELU", ("x",), "y", forms.per_tensor(f.negative)),), {}
+    return (Step("PRELU", ("x",), "y", f.constant or forms.per_tensor(f.negative)),), {}
 
 
 def _depthwise(f: Rectifier, x: Grid) -> Plan:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from qat_training import IMAGES, RANDOM, ROWS, between, run, runner, trained
 
 import keras_relu_suite as krs
 from keras_relu_suite import errors
-from keras_relu_suite.export import codes
+from keras_relu_suite.export import codes, forms
 from keras_relu_suite.layers import PReLU, TwoSidedPReLU
 from keras_relu_suite.tflite import graph, schema
 
 K = keras.layers
-RANDOM = np.random.default_rng(0)
-IMAGES = RANDOM.standard_normal((128, 8, 8, 2)).astype(np.float32)
-ROWS = RANDOM.standard_normal((128, 6)).astype(np.float32)
-
-
-def between(low, high):
-    return keras.initializers.RandomUniform(low, high, seed=3)
-
-
 ACTIVATIONS = {
     "relu": lambda: K.ReLU(),
     "relu6": lambda: K.ReLU(6.0),
@@ -46,74 +39,78 @@ ACTIVATIONS = {
 }
 
 
-def of(activation: str, after: str) -> keras.Model:
-    """One convolution, batch norm, dense layer or sum, the activation, and a dense layer."""
-    keras.utils.set_random_seed(1)
-    layer = ACTIVATIONS[activation]()
-    layer.name = "act"
-    x = inputs = keras.Input((8, 8, 2), name="image")
+def before(x, after: str, label: str = ""):
+    """What stands before an activation: a convolution, a batch norm, a dense layer or a sum."""
     if after == "dense":
-        x = K.Dense(6, name="before")(K.Flatten()(x))
-        layer = K.PReLU(between(-0.5, 1.0), name="act") if activation == "keras_prelu" else layer
-    else:
-        x = K.Conv2D(6, 3, padding="same", use_bias=after != "norm", name="before")(x)
+        return K.Dense(6, name=f"before{label}")(K.Flatten()(x))
+    y = K.Conv2D(6, 3, padding="same", use_bias=after != "norm", name=f"before{label}")(x)
     if after == "norm":
-        x = K.BatchNormalization()(x)
-    if after == "add":
-        x = K.Add()([x, K.Conv2D(6, 1, name="other")(inputs)])
-    x = layer(x)
+        return K.BatchNormalization()(y)
+    return K.Add()([y, K.Conv2D(6, 1)(x)]) if after == "add" else y
+
+
+def named(activation: str, after: str, name: str):
+    layer = ACTIVATIONS[activation]()
+    if activation == "keras_prelu" and after == "dense":  # it has no axes to share there
+        layer = K.PReLU(between(-0.5, 1.0))
+    layer.name = name
+    return layer
+
+
+def branch(inputs, activation: str, after: str, name: str, label: str = ""):
+    """One activation, and a dense layer."""
+    x = named(activation, after, name)(before(inputs, after, label))
     if len(x.shape) == 4:
         x = K.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, K.Dense(3, name="after")(x))
+    return K.Dense(3, name=f"after{label}")(x)
 
 
-def trained(model: keras.Model, x=IMAGES, epochs: int = 1):
-    qat = krs.quantization_aware(model)
-    qat.compile("sgd", "mse")
-    targets = [np.zeros((len(x), *t.shape[1:]), np.float32) for t in model.outputs]
-    qat.fit(x, targets if len(targets) > 1 else targets[0], batch_size=32, epochs=epochs, verbose=0)
-    return qat
+def of(activation: str, after: str) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((8, 8, 2), name="image")
+    return keras.Model(inputs, branch(inputs, activation, after, "act"))
 
 
-def run(path, x):
-    """What the file answers, with LiteRT's reference kernels, and 1 LSB of its output."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    interpreter = Interpreter(str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
-    interpreter.allocate_tensors()
-    found = []
-    for row in x:
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], row[None])
-        interpreter.invoke()
-        found.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0])
-    file = schema.read(path.read_bytes())
-    last = file.tensors[file.outputs[0]]
-    if not last.quantized:
-        last = file.tensors[file.producer[last.index].inputs[0]]
-    return np.array(found), float(last.scale[0])
+def side_by_side(after: str) -> keras.Model:
+    """A branch and an output for each activation: one training of them all takes as long as one of one."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((8, 8, 2), name="image")
+    return keras.Model(inputs, [branch(inputs, a, after, a, f"_{a}") for a in ACTIVATIONS])
 
 
-@pytest.mark.parametrize("after", ["conv", pytest.param("norm", marks=pytest.mark.slow),
-                                   pytest.param("dense", marks=pytest.mark.slow),
-                                   pytest.param("add", marks=pytest.mark.slow)])  # fmt: skip
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_rectifier_is_trained_and_exported_in_integers(tmp_path, activation, after):
-    qat = trained(of(activation, after))
+def assert_answers_as_in_training(qat, path, bounds):
+    """The network in training rounds where the file does. Integer kernels may be a code off at the input of the last
+    layer, or by what its rectifier was lowered for, and that layer at its output."""
+    file, trained_with = schema.read(path.read_bytes()), qat.predict(IMAGES[:16], verbose=0)
+    found = runner(path)
+    answers = [found(image=row[None]) for row in IMAGES[:16]]
+    for activation, wanted in zip(ACTIVATIONS, trained_with, strict=True):
+        output = file.outputs[file.output_names.index(f"after_{activation}")]
+        last = file.producer[file.producer[output].inputs[0]]
+        assert last.name == "FULLY_CONNECTED"
+        step = max(1.0, bounds[activation] + 0.5) * file.tensors[last.inputs[0]].scale[0]
+        carried = np.abs(file.constant(last.inputs[1])).sum(-1).max() * step
+        off = np.abs(np.concatenate([a[f"after_{activation}"] for a in answers]) - wanted).max()
+        limit = (carried + float(file.tensors[last.outputs[0]].scale[0])) * (1 + 1e-5)  # float32
+        assert off <= limit, f"{activation}: {off} > {limit}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["conv", "norm", "dense", "add"])
+def test_every_rectifier_is_trained_and_exported_in_integers(tmp_path, after):
+    qat = trained(side_by_side(after))
     done = krs.export(qat, tmp_path / "m.tflite", mode="int8")
     assert done, done.summary()
+    assert {s["name"] for s in done.sites} == set(ACTIVATIONS)
+    assert max(s.get("bound_lsb", 0) for s in done.sites) <= 2
     file = schema.read((tmp_path / "m.tflite").read_bytes())
     assert graph.float_islands(file) == ()
     inner = [t for op in file.ops for t in op.outputs if op.name not in ("DEQUANTIZE", "QUANTIZE")]
     assert {file.tensors[t].dtype for t in inner} <= {"int8", "bool"}
-    check = krs.verify(tmp_path / "m.tflite", model=qat.to_keras(), data=IMAGES[:16], devices=["xnnpack"])
-    assert [s.name for s in check.sites] == ["act"], check.summary()
+    check = krs.verify(tmp_path / "m.tflite", devices=["xnnpack"])  # against the slopes in the file's metadata
+    assert {s.name for s in check.sites} == set(ACTIVATIONS), check.summary()
     assert check.errors == (), check.summary()
-    answers, lsb = run(tmp_path / "m.tflite", IMAGES[:16])
-    # The network in training rounds where the file does. Integer kernels may be a code off at the input of the last
-    # layer, and that layer at its output.
-    last = next(op for op in file.ops if op.name == "FULLY_CONNECTED" and op.outputs[0] == file.ops[-1].inputs[0])
-    carried = np.abs(file.constant(last.inputs[1])).sum(-1).max() * file.tensors[last.inputs[0]].scale[0]
-    assert np.abs(answers - qat.predict(IMAGES[:16], verbose=0)).max() <= (carried + lsb) * (1 + 1e-5)  # float32
+    assert_answers_as_in_training(qat, tmp_path / "m.tflite", {s["name"]: s.get("bound_lsb", 0.5) for s in done.sites})
 
 
 # Slopes encoded = slopes trained.
@@ -147,48 +144,101 @@ def slopes():
 
 
 @pytest.fixture(scope="module")
-def slopes_file(slopes, tmp_path_factory):
-    path = tmp_path_factory.mktemp("qat") / "m.tflite"
-    done = krs.export(slopes[1], path, mode="int8")
-    assert done, done.summary()
-    return path
+def slopes_files(slopes, tmp_path_factory):
+    """Its file for XNNPACK, where every rectifier is lowered, and for runtimes that have the PRELU."""
+    folder, found = tmp_path_factory.mktemp("qat"), {}
+    for target in ("cpu", "micro"):
+        found[target] = krs.export(slopes[1], folder / f"{target}.tflite", mode="int8", target=target)
+        assert found[target], found[target].summary()
+    return found
 
 
 def in_training(qat, name):
     """The slopes that the network multiplies by, from its own quantiser, flat."""
-    from keras_relu_suite.export.fake import Slope
+    from keras_relu_suite.export.qat.quantizers import Slope
 
     found = [w for w in qat._weights if w.site == name]
     return [np.asarray(Slope()(w.variable, False, {"scale": w.scale})).reshape(-1) for w in found]
 
 
-@pytest.mark.parametrize("name", ["hostile", "per_unit", "keras", "one"])
-def test_the_file_encodes_every_slope_bit_for_bit_as_it_was_trained_with(slopes, slopes_file, name):
+def site_of(path, name):
+    file = schema.read(path.read_bytes())
+    return file, next(s for s in graph.sites(file).sites if s.name.split("/")[-1] == name)
+
+
+@pytest.mark.parametrize(("name", "target"), [("hostile", "micro"), ("keras", "micro"), ("per_unit", "micro"),
+                                              ("per_unit", "cpu")])  # fmt: skip
+def test_a_prelu_encodes_every_slope_bit_for_bit_as_it_was_trained_with(slopes, slopes_files, name, target):
     model, qat = slopes
-    file = schema.read(slopes_file.read_bytes())
-    site = next(s for s in graph.sites(file).sites if s.name.split("/")[-1] == name)
+    file, site = site_of(slopes_files[target].path, name)
     assert site.lowering == "PRELU"
     alpha = file.tensors[site.op.inputs[1]]
     assert alpha.dtype == "int8" and alpha.scale.size == 1 and not alpha.zero_point.any()
     written = alpha.real().astype(np.float32).reshape(-1)
     before = model.get_layer(name).alpha.numpy().reshape(-1)
     assert not np.array_equal(written, before)  # it was trained
-    np.testing.assert_array_equal(written, in_training(qat, name)[0])
+    np.testing.assert_array_equal(np.broadcast_to(written, before.shape), in_training(qat, name)[0])
     np.testing.assert_array_equal(written, qat.to_keras().get_layer(name).alpha.numpy().reshape(-1))
 
 
-def test_both_slopes_of_a_two_sided_prelu_are_encoded_too(slopes, slopes_file):
-    _, qat = slopes
-    file = schema.read(slopes_file.read_bytes())
-    site = next(s for s in graph.sites(file).sites if s.name.split("/")[-1] == "two")
-    constants = [file.constant(i) for op in site.group if op.name == "MUL" for i in op.inputs if file.is_constant(i)]
-    written = sorted(tuple(c.astype(np.float32).reshape(-1)) for c in constants)
-    negative, positive = in_training(qat, "two")
-    assert written == sorted([tuple(negative), tuple(positive)])
+def assert_as_trained(site, trained_with):
+    """The slopes of a lowered site are those trained with, but for the scales of its weights.
+
+    A weight is 127 steps of a scale of its own, in float32 off by at most 2⁻²⁴ of itself, and each slope is a weight or
+    p + w of two, w = a − p, of which the second may pass through two convolutions: 2⁻²³ of |p| + |w|. A weight below
+    `FINEST` of the largest is rounded to half a step of that.
+    """
+    negative, positive = (t.astype(np.float64) for t in trained_with)
+    weight = np.abs(negative - positive)
+    rounding = 2.0**-23 * (np.abs(positive) + weight)
+    rounding += np.where(weight < forms.FINEST * weight.max(), forms.FINEST * weight.max() / 254, 0)
+    for written, wanted in zip(site.semantics.slopes, (negative, positive), strict=True):
+        assert (np.abs(np.broadcast_to(written.reshape(-1), wanted.shape) - wanted) <= rounding).all()
 
 
-def test_verify_finds_the_trained_slopes_in_the_file(slopes, slopes_file):
-    check = krs.verify(slopes_file, model=slopes[1].to_keras(), data=IMAGES[:32], devices=["xnnpack", "reference"])
+@pytest.mark.parametrize("name", ["hostile", "keras", "one", "two"])
+def test_a_lowered_rectifier_encodes_every_slope_as_it_was_trained_with(slopes, slopes_files, name):
+    _, site = site_of(slopes_files["cpu"].path, name)
+    assert "PRELU" not in site.lowering
+    cost = next(s for s in slopes_files["cpu"].sites if s["name"] == name)
+    assert cost["bound_lsb"] <= 2 and cost["coarse_slopes"] == 0
+    negative, *positive = in_training(slopes[1], name)
+    assert_as_trained(site, (negative, *(positive or [np.ones(negative.shape)])))
+
+
+@pytest.fixture(scope="module")
+def one_prelu():
+    return trained(of("spatial", "conv"), epochs=2)
+
+
+@pytest.mark.parametrize("lowering", ["native", "depthwise", "pair", "split", "multiply"])
+def test_a_lowering_can_be_forced_and_every_code_of_it_holds_on_every_device(one_prelu, tmp_path, lowering):
+    done = krs.export(one_prelu, tmp_path / "m.tflite", mode="int8", lowering=lowering)
+    assert done.sites[0]["form"] == lowering and done.sites[0]["bound_lsb"] <= 2
+    check = krs.verify(
+        tmp_path / "m.tflite", model=one_prelu.to_keras(), data=IMAGES[:16],
+        devices=["xnnpack", "builtin", "reference", "micro"],
+    )  # fmt: skip
+    assert [s.name for s in check.sites] == ["act"] and check.errors == (), check.summary()
+    _, site = site_of(tmp_path / "m.tflite", "act")
+    if lowering == "multiply":  # one scale for all weights, on which 1 − a has no code
+        assert len(done.findings) == 1
+        assert re.search(r"^act: lowered as 'multiply'.* of 6 slopes are not exactly those trained", done.findings[0])
+        return
+    assert done, done.summary()
+    slopes = in_training(one_prelu, "act")[0]
+    assert_as_trained(site, (slopes, np.ones(slopes.shape)))
+
+
+def test_a_lowering_that_cannot_be_is_refused_before_anything_is_converted(one_prelu, tmp_path):
+    with pytest.raises(errors.UsageError, match="act: lowering='leaky' cannot express.*one slope.*for all channels"):
+        krs.export(one_prelu, tmp_path / "m.tflite", mode="int8", lowering="leaky")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("target", "devices"), [("cpu", ["xnnpack", "builtin"]), ("micro", ["reference", "micro"])])
+def test_verify_finds_the_trained_slopes_in_the_file(slopes, slopes_files, target, devices):
+    check = krs.verify(slopes_files[target].path, model=slopes[1].to_keras(), data=IMAGES[:32], devices=devices)
     assert check.errors == (), check.summary()
     assert [s.name for s in check.sites] == ["hostile", "per_unit", "keras", "one", "two"]
 
@@ -236,7 +286,8 @@ def test_nested_shared_and_several_inputs_and_outputs(tmp_path):
     done = krs.export(qat, tmp_path / "m.tflite", mode="int8")
     assert done, done.summary()
     assert {s["name"]: s["lowering"] for s in done.sites} == {
-        "block/deep": "PRELU", "leaky": "LEAKY_RELU", "shared": "FULLY_CONNECTED+RELU",
+        "block/deep": "RESHAPE DEPTHWISE_CONV_2D+RELU RESHAPE ADD", "leaky": "LEAKY_RELU",
+        "shared": "FULLY_CONNECTED+RELU",
     }  # fmt: skip
     file = schema.read((tmp_path / "m.tflite").read_bytes())
     assert sorted(file.input_names) == ["a", "b"] and sorted(file.output_names) == ["first", "second"]
@@ -246,12 +297,32 @@ def test_a_prelu_that_is_called_twice_has_its_slopes_in_both_places(tmp_path):
     shared, x = PReLU(between(-1.0, 1.0), name="act"), keras.Input((6,))
     model = keras.Model(x, K.Dense(2)(shared(K.Dense(6)(shared(K.Dense(6)(x))))))
     qat = trained(model, ROWS)
-    assert krs.export(qat, tmp_path / "m.tflite", mode="int8")
+    assert krs.export(qat, tmp_path / "m.tflite", mode="int8", target="micro")
     file = schema.read((tmp_path / "m.tflite").read_bytes())
     written = [file.constant(op.inputs[1]).astype(np.float32).reshape(-1) for op in file.ops if op.name == "PRELU"]
     assert len(written) == 2
     for slopes in written:
         np.testing.assert_array_equal(slopes, qat.to_keras().get_layer("act").alpha.numpy())
+    assert krs.export(qat, tmp_path / "m.tflite", mode="int8")  # and in both where it is lowered
+    sites = graph.sites(schema.read((tmp_path / "m.tflite").read_bytes())).sites
+    assert len(sites) == 2
+    for site in sites:
+        assert_as_trained(site, (in_training(qat, "act")[0], np.ones(6)))
+
+
+def test_dicts_of_inputs_and_outputs(tmp_path):
+    a, b = keras.Input((6,), name="a"), keras.Input((6,), name="b")
+    x = K.Concatenate()([PReLU(name="act")(K.Dense(4)(a)), b])
+    model = keras.Model({"b": b, "a": a}, {"y": K.Dense(2, name="h")(x), "x": K.Dense(3, name="g")(x)})
+    qat = krs.quantization_aware(model)
+    qat.compile("sgd", {"x": "mse", "y": "mae"})
+    given, wanted = {"a": ROWS, "b": 2 * ROWS}, {"x": np.zeros((128, 3)), "y": np.zeros((128, 2))}
+    qat.fit(given, wanted, verbose=0)
+    assert {key: v.shape for key, v in qat.predict(given, verbose=0).items()} == {"x": (128, 3), "y": (128, 2)}
+    assert krs.export(qat, tmp_path / "m.tflite", mode="int8")
+    file = schema.read((tmp_path / "m.tflite").read_bytes())
+    assert sorted(file.input_names) == ["a", "b"] and sorted(file.output_names) == ["x", "y"]
+    assert krs.verify(tmp_path / "m.tflite", model=qat.to_keras(), data=given, devices=["xnnpack"])
 
 
 def test_integer_inputs_and_outputs_and_a_larger_batch(tmp_path):
@@ -297,6 +368,22 @@ def test_our_callbacks_that_read_only_weights_see_a_keras_3_model_and_the_others
     np.testing.assert_array_equal(seen.found[1][0], qat.to_keras().get_layer("act").alpha.numpy())
     with pytest.raises(errors.UsageError, match="DeadNeuronMonitor counts inside the layers.*on qat.to_keras()"):
         qat.fit(IMAGES, np.zeros((128, 3)), verbose=0, callbacks=[krs.callbacks.DeadNeuronMonitor()])
+
+
+def test_callbacks_of_keras_act_on_the_network_in_training(tmp_path):
+    qat = krs.quantization_aware(of("spatial", "conv"))
+    qat.compile(keras.optimizers.SGD(0.5), "mse")
+    stop = keras.callbacks.EarlyStopping("loss", min_delta=1e9, patience=0)
+    rate = keras.callbacks.LearningRateScheduler(lambda epoch: 0.125)
+    batches = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: batches.append(batch))
+    history = qat.fit(
+        IMAGES, np.zeros((128, 3)), batch_size=32, epochs=9, verbose=0,
+        callbacks=[stop, rate, count, keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))],
+    )  # fmt: skip
+    assert len(history.history["loss"]) == 2 and batches == [0, 1, 2, 3] * 2
+    assert float(qat._net.optimizer.learning_rate.numpy()) == 0.125
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
 
 
 def test_frozen_layers_stay_frozen_and_regularizers_are_carried():
@@ -345,6 +432,13 @@ class Own(keras.Model):
         return x
 
 
+class Doubled(keras.Model):
+    """Functional, but its call() does more than its graph."""
+
+    def call(self, x, training=None):
+        return 2 * super().call(x)
+
+
 @pytest.mark.parametrize(
     ("layers", "match"),
     [
@@ -364,6 +458,12 @@ def test_other_models_are_refused():
     own(ROWS)
     with pytest.raises(errors.ModelError, match="needs a built Sequential or functional keras model.*Own"):
         krs.quantization_aware(own)
+    x = keras.Input((6,))
+    with pytest.raises(errors.ModelError, match=r"a call\(\) of its own cannot be carried. Received: Doubled 'twice'"):
+        krs.quantization_aware(Doubled(x, K.Dense(2)(x), name="twice"))
+    for inside in (Own(name="inner"), Doubled(x, K.Dense(2)(x), name="inner")):
+        with pytest.raises(errors.ModelError, match=r"^Layer 'inner' \((Own|Doubled)\) cannot be carried"):
+            krs.quantization_aware(keras.Model(x, inside(x)))
     with pytest.raises(errors.ModelError, match="takes float inputs.*int32"):
         krs.quantization_aware(keras.Sequential([keras.Input((6,), dtype="int32"), K.Flatten()]))
 
@@ -376,6 +476,8 @@ def test_what_needs_training_says_so(tmp_path):
     for arguments in ({"mode": "float32"}, {"mode": "int8", "calibration": IMAGES}):
         with pytest.raises(errors.UsageError, match="mode='int8' and without calibration="):
             krs.export(qat, tmp_path / "m.tflite", **arguments)
+    with pytest.raises(errors.UsageError, match="equalise before.*equalized"):
+        krs.export(qat, tmp_path / "m.tflite", mode="int8", equalize=True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,17 @@ import keras
 import tf_keras
 
 from keras_relu_suite.errors import KRSError, ModelError, UsageError, one_line
-from keras_relu_suite.export import carry, codes, fake
-from keras_relu_suite.export.carry import Plan, Step, Value
+from keras_relu_suite.export import codes
+from keras_relu_suite.export.qat import carry, quantizers
+from keras_relu_suite.export.qat.carry import Plan, Step, Value
+from keras_relu_suite.export.qat.rectifier import Rectifier
+from keras_relu_suite.export.signature import Inputs
 from keras_relu_suite.tflite import names
 
-# The weight that is quantised, and whether per output channel.
+# The weight that is quantised, and its axes of output channels, of which each has a scale.
 KERNELS = {
-    "Conv2D": ("kernel", True), "Conv2DTranspose": ("kernel", False), "Dense": ("kernel", False),
-    "DepthwiseConv2D": ("depthwise_kernel", False),
+    "Conv1D": ("kernel", (2,)), "Conv2D": ("kernel", (3,)), "Conv2DTranspose": ("kernel", (2,)),
+    "Dense": ("kernel", (1,)), "DepthwiseConv2D": ("depthwise_kernel", (2, 3)),
 }  # fmt: skip
 # Layers that calculate, so that what they make has a range of its own. The others move values or choose among them.
 CALCULATE = {
@@ -47,20 +50,21 @@ class Weight:
         return self.variable.numpy() if self.scale is None else self.codes().slopes
 
 
-def network(plan: Plan, shapes: Sequence[tuple[int | None, ...]]) -> tuple[Any, list[Weight]]:
-    """The tf_keras model of a plan and where its weights are.
+def network(plan: Plan, given: Inputs) -> tuple[Any, list[Weight]]:
+    """The tf_keras model of a plan and where its weights are. Its inputs have the names that are given, its outputs the
+    structure of the plan's.
 
     Raises:
         ModelError: a layer cannot be made there; it is named.
     """
     made = _Network(plan)
-    inputs = [tf_keras.Input(batch_shape=(None, *shape[1:])) for shape in shapes]
+    inputs = [tf_keras.Input(batch_shape=(None, *shape[1:]), name=made.unique(name)) for name, shape, _ in given]
     for i, (value, tensor) in enumerate(zip(plan.inputs, inputs, strict=True)):
-        made.tensors[value] = fake.Observed(name=f"observed_input_{i}")(tensor)
+        made.tensors[value] = quantizers.Observed(name=f"observed_input_{i}")(tensor)
     for step in plan.steps:
         made.add(step)
-    outputs = [made.tensors[value] for value in plan.outputs]
-    return tf_keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs), made.weights
+    outputs = keras.tree.pack_sequence_as(plan.structure, [made.tensors[value] for value in plan.outputs])
+    return tf_keras.Model(inputs, outputs), made.weights
 
 
 def batches(net: Any) -> int:
@@ -113,8 +117,8 @@ class _Network:
         if step.kind not in CALCULATE:
             return layer
         kernels = [KERNELS[step.kind]] if step.kind in KERNELS else []
-        quantised = [(attribute, fake.kernel(per_channel)) for attribute, per_channel in kernels]
-        return fake.wrapped(layer, quantised, output=not self._goes_on(step))
+        quantised = [(attribute, quantizers.Kernel(axes)) for attribute, axes in kernels]
+        return quantizers.wrapped(layer, quantised, output=not self._goes_on(step))
 
     def _rectifier(self, step: Step, name: str, shape: tuple[int | None, ...]) -> Any:
         f = step.semantics
@@ -123,9 +127,9 @@ class _Network:
             raise ModelError(f"Layer {step.name!r} has max_value ≤ threshold, so it is no rectifier")
         learned = LEARNED.get(f.kind, ())
         values = {key: keras.ops.convert_to_numpy(getattr(step.layer, key)) for key in learned}
-        layer = fake.Rectifier(f, values, names.scope(step.name), name)
+        layer = Rectifier(f, values, names.scope(step.name), name)
         layer.build(shape)
-        quantised = fake.wrapped(layer, [(key, fake.Slope()) for key in learned], output=True)
+        quantised = quantizers.wrapped(layer, [(key, quantizers.Slope()) for key in learned], output=True)
         quantised.build(shape)
         scales = {w.name.split("/")[-1]: w for w in quantised.non_trainable_weights}
         for key in learned:
@@ -167,9 +171,11 @@ class _Network:
 
     def _name(self, step: Step) -> str:
         """A layer's name in tf_keras: unique, and one that TensorFlow takes as a scope."""
-        base = re.sub(r"[^A-Za-z0-9_.]", "_", step.name).lstrip("_") or "layer"
-        if step.kind == "rectifier" or step.kind in carry.FIXED:
-            base += "_activation"
+        return self.unique(step.name, "_activation" if step.kind == "rectifier" or step.kind in carry.FIXED else "")
+
+    def unique(self, name: str, ending: str = "") -> str:
+        """A name that nothing has yet, in characters that TensorFlow takes."""
+        base = (re.sub(r"[^A-Za-z0-9_.]", "_", name).lstrip("_") or "layer") + ending
         name, i = base, 1
         while name in self._taken:
             name, i = f"{base}_{i}", i + 1
@@ -219,6 +225,16 @@ def translated(value: Any) -> Any:
 
 def _object(value: Any) -> Any:
     return keras.saving.deserialize_keras_object(value) if _is_object(value) else value
+
+
+class Passed(tf_keras.callbacks.Callback):
+    """A callback of Keras 3, called by tf_keras with the network in training."""
+
+    def __init__(self, callback: Any) -> None:
+        super().__init__()
+        for hook in dir(self):
+            if hook.startswith(("on_", "set_")):
+                setattr(self, hook, getattr(callback, hook))
 
 
 class Shown(tf_keras.callbacks.Callback):

@@ -18,9 +18,10 @@ from keras_relu_suite.semantics import Semantics
 
 # What works element by element or moves values, and what holds the weights that are quantised.
 LAYERS = {
-    "Add", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Conv2DTranspose",
-    "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling1D", "GlobalAveragePooling2D",
-    "GlobalMaxPooling2D", "MaxPooling2D", "Permute", "Reshape", "SpatialDropout2D", "ZeroPadding2D",
+    "Add", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv1D", "Conv2D",
+    "Conv2DTranspose", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "MaxPooling1D", "MaxPooling2D", "Permute",
+    "Reshape", "SpatialDropout1D", "SpatialDropout2D", "ZeroPadding1D", "ZeroPadding2D",
 }  # fmt: skip
 RECTIFIERS = {"relu", "relu6", "leaky_relu", "prelu", "two_sided_prelu", "elu"}
 FIXED = {"softmax", "sigmoid", "tanh"}  # TFLite fixes the scale of what they answer
@@ -60,11 +61,12 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A model's steps in order of execution."""
+    """A model's steps in order of execution, and how its outputs are packed: one, a list or a dict."""
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     steps: tuple[Step, ...]
+    structure: Any
 
     def readers(self, value: Value) -> list[Step]:
         """The steps that read it."""
@@ -80,20 +82,23 @@ def plan(model: keras.Model) -> Plan:
     graph = _graph(model)
     if graph is None:
         raise ModelError(
-            "Quantisation-aware training needs a built Sequential or functional keras model: the call() of any other "
+            "Quantisation-aware training needs a built Sequential or functional keras model: a call() of its own "
             f"cannot be carried. Received: {type(model).__name__} {getattr(model, 'name', '')!r}"
         )
     steps: list[Step] = []
     inputs = tuple(Value() for _ in graph.inputs)
     outputs = _run(graph, list(inputs), "", steps)
-    return Plan(inputs, tuple(outputs), tuple(steps))
+    return Plan(inputs, tuple(outputs), tuple(steps), graph._outputs_struct)
 
 
 def _graph(model: Any) -> Any:
-    """The functional graph of a model; None if it has none."""
+    """The functional graph of a model; None if it has none, or has a call() of its own that need not follow it."""
+    called = next((kind for kind in type(model).__mro__ if "call" in vars(kind)), type(model))
+    if not isinstance(model, keras.Model) or not called.__module__.startswith("keras."):
+        return None
     if isinstance(model, keras.Sequential):
         return getattr(model, "_functional", None)  # keras has no public way
-    return model if isinstance(model, keras.Model) and hasattr(model, "_run_through_graph") else None
+    return model if hasattr(model, "_run_through_graph") else None
 
 
 def _run(graph: Any, values: list[Value], prefix: str, steps: list[Step]) -> list[Value]:
@@ -192,7 +197,8 @@ def config(step: Step, accepted: Container[str]) -> dict[str, Any]:
         for key, value in step.layer.get_config().items()
         if key not in ("name", "dtype", "activation", "seed", "synchronized") and not key.endswith("_initializer")
     }
-    lost = [key for key, value in own.items() if key not in accepted and value not in (None, False)]
+    usual = (None, False, "channels_last")  # what a layer without the argument does
+    lost = [key for key, value in own.items() if key not in accepted and value not in usual]
     if lost:
         raise ModelError(
             f"Layer {step.name!r} ({step.kind}) cannot be carried to quantisation-aware training: there is no argument "

@@ -1,8 +1,4 @@
-"""Quantisation-aware training: a Keras 3 model trained with the roundings of its int8 file, and exported with them.
-
-`carry` reads the model into steps, `fake` has what tf_keras and tfmot make of a step, `assemble` puts them together,
-`codes` writes the trained codes into the file. tf_keras and tfmot are imported when this is used, not before.
-"""
+"""A network in quantisation-aware training: made from a Keras 3 model, trained by tf_keras, written as an int8 file."""
 
 from __future__ import annotations
 
@@ -16,7 +12,8 @@ import keras
 
 from keras_relu_suite.describe import Description, describe
 from keras_relu_suite.errors import ExportError, MissingPackageError, ModelError, UsageError, one_line
-from keras_relu_suite.export import carry, codes, convert, signature
+from keras_relu_suite.export import codes, convert, lowered, signature
+from keras_relu_suite.export.qat import carry
 from keras_relu_suite.export.spec import Spec
 from keras_relu_suite.tflite import graph, names, schema
 from keras_relu_suite.tflite.align import Expected, align
@@ -29,12 +26,15 @@ Written = tuple[bytes, tuple[dict[str, Any], ...], tuple[str, ...]]
 def quantization_aware(model: keras.Model) -> QATModel:
     """The same network with the roundings of its int8 file in every step, to be trained on; `model` stays as it is.
 
-    Weights are rounded to 8 bits (convolutions per output channel), activations to 8 bits over the ranges of the
-    batches seen, slopes of PReLU and TwoSidedPReLU to the codes that the file will have. It trains in tf_keras with
-    tensorflow-model-optimization.
+    Weights are rounded to 8 bits, each output channel in a scale of its own; activations to 8 bits over the ranges of
+    the batches seen; slopes of PReLU and TwoSidedPReLU to 8 bits in one scale a layer. It trains in tf_keras with
+    tensorflow-model-optimization. The export takes `lowering=` and `target=` as for any model, and in the lowering the
+    slopes are those trained with, to float32's rounding of the scale that each is given. It takes no `calibration=`
+    (the ranges are trained), and no `equalize=`: equalise the float model first.
 
     Args:
-        model: A built Sequential or functional model, nested ones included. Train it in float first.
+        model: A built Sequential or functional model, nested ones and shared layers included, of any number of inputs
+            and outputs, in lists or dicts. Train it in float first.
 
     Returns:
         A `QATModel`: `compile`, `fit`, then `keras_relu_suite.export(qat, "model.tflite", mode="int8")`.
@@ -50,24 +50,25 @@ def quantization_aware(model: keras.Model) -> QATModel:
             f"Received: backend={keras.backend.backend()!r}"
         )
     plan = carry.plan(model)
-    for name, shape, dtype in signature.model_inputs(model):
+    inputs = signature.model_inputs(model)
+    for name, shape, dtype in inputs:
         if not dtype.startswith("float"):
             raise ModelError(
                 f"Quantisation-aware training takes float inputs. Received: input {name!r} with dtype={dtype}, "
                 f"shape={shape}"
             )
     assemble = _packages()
-    net, weights = assemble.network(plan, [tuple(t.shape) for t in model.inputs])
+    net, weights = assemble.network(plan, inputs)
     return QATModel(model, net, weights, assemble)
 
 
 def _packages() -> Any:
-    """`export.assemble`, and with it tf_keras and tfmot, whose own warnings at import say nothing to our user."""
+    """`assemble`, and with it tf_keras and tfmot, whose own warnings at import say nothing to our user."""
     try:
         with warnings.catch_warnings():
             # tfmot compares version numbers as Python 3.11 did.
             warnings.filterwarnings("ignore", "distutils Version classes are deprecated", DeprecationWarning)
-            return importlib.import_module("keras_relu_suite.export.assemble")
+            return importlib.import_module("keras_relu_suite.export.qat.assemble")
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("tf_keras", "tensorflow_model_optimization"):
             raise
@@ -102,8 +103,9 @@ class QATModel:
     def fit(self, *args: Any, callbacks: Sequence[Any] | None = None, **kwargs: Any) -> Any:
         """Train, as `keras.Model.fit`; returns the history.
 
-        Of this package's callbacks those that read nothing but weights work here: they are shown a Keras 3 copy of the
-        network as it is at the end of each epoch.
+        Callbacks of keras and of tf_keras see the network of tf_keras: they may stop it, set its learning rate and its
+        weights, and log. Of this package's callbacks those that read nothing but weights work here: they are shown a
+        Keras 3 copy of the network as it is at the end of each epoch.
 
         Raises:
             UsageError: a callback of this package needs the activations of a Keras 3 model.
@@ -133,7 +135,8 @@ class QATModel:
         """The int8 file, its activations and what its user should know: what `keras_relu_suite.export` asks for.
 
         Raises:
-            UsageError: `fit` was not called, the mode is not int8, or there is a calibration.
+            UsageError: `fit` was not called, the mode is not int8, there is a calibration or an equalisation, or a
+                rectifier cannot be lowered as asked.
             ExportError: the converter failed, or left no place for the trained slopes.
         """
         if spec.mode != "int8" or calibration is not None:
@@ -142,13 +145,19 @@ class QATModel:
                 "Export qat.to_keras() for anything else. "
                 f"Received: mode={spec.mode!r}, calibration={'None' if calibration is None else 'given'}"
             )
+        if spec.equalize:
+            raise UsageError(
+                "A quantisation-aware model is trained in the ranges of its channels as they are: equalise before, "
+                "krs.quantization_aware(krs.export.equalized(model, x)[0]). Received: equalize=True"
+            )
         self._needs_ranges("export")
         description = describe(self.to_keras())
+        lowered.check(description.sites, spec.lowering)
         data = codes.without_islands(self._converted(spec))
         file = schema.read(data, "the converter's result")
         data = codes.with_slopes(data, self._places(file, _by_site(file, description)))
-        file = schema.read(data, "the converter's result")
-        return convert.annotated(data, description, spec.mode), *_told(file, description)
+        low = lowered.lower(data, description.sites, spec.lowering, spec.target, trained=True)
+        return convert.with_metadata(low, description, spec, 0, planned=True)
 
     def _carry_back(self, copy: keras.Model) -> None:
         for old, new in zip(self._model.weights, copy.weights, strict=True):
@@ -158,7 +167,7 @@ class QATModel:
 
     def _usable(self, callback: Any) -> Any:
         if not type(callback).__module__.startswith("keras_relu_suite."):
-            return callback
+            return self._assemble.Passed(callback) if isinstance(callback, keras.callbacks.Callback) else callback
         if not getattr(callback, "reads_only_weights", False):
             raise UsageError(
                 f"{type(callback).__name__} counts inside the layers of a Keras 3 model and cannot see those of "
@@ -206,7 +215,7 @@ class QATModel:
 
         def answer(*tensors: Any) -> dict[str, Any]:
             made = self._net(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
-            return dict(zip(outputs, made if isinstance(made, (list, tuple)) else [made], strict=True))
+            return dict(zip(outputs, keras.tree.flatten(made), strict=True))
 
         module = tf.Module()
         module.tracked = self._net.variables
@@ -234,18 +243,3 @@ def _by_site(file: File, description: Description) -> dict[str, list[TFLiteSite]
     for j, i in chosen.items():
         found[wanted[i][0].name].append(sites[j])
     return found
-
-
-def _told(file: File, description: Description) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
-    """The sites of an export and its findings."""
-    by_site, sites, findings = _by_site(file, description), [], []
-    for site in description.sites:
-        mine = by_site[site.name]
-        whole = len(mine) == site.calls and all(lowered.may_be(site.semantics) for lowered in mine)
-        if not whole:
-            findings.append(f"{site.name}: the converter took {site.semantics.kind} apart into several ops")
-        lowering = mine[0].lowering if whole else None
-        sites.append({"name": site.name, "activation": site.semantics.kind, "lowering": lowering})
-    for op in graph.float_islands(file):
-        findings.append(f"op {op.index} ({op.name}) computes in float in an integer graph")
-    return tuple(sites), tuple(findings)
