@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 import keras_relu_suite as krs
 from benchmarks.surgery import Surgery
 from keras_relu_suite.describe import describe
-from keras_relu_suite.export import convert
+from keras_relu_suite.export import convert, metadata
 
 K = keras.layers
 SAMPLES = 96
@@ -188,7 +188,7 @@ def file(model: keras.Model, mode: str, samples: NDArray[np.float32]) -> bytes:
     data = _stock(model, mode, samples)
     if mode == "int16":
         data = _merged(data)
-    return convert.annotated(data, describe(model), mode, len(samples) if mode == "int16" else 0)
+    return metadata.annotated(data, describe(model), mode, len(samples) if mode == "int16" else 0)
 
 
 def _stock(model: keras.Model, mode: str, samples: NDArray[np.float32]) -> bytes:

@@ -12,7 +12,7 @@ import keras
 
 from keras_relu_suite.describe import Description, describe
 from keras_relu_suite.errors import ExportError, MissingPackageError, ModelError, UsageError, one_line
-from keras_relu_suite.export import codes, convert, lowered, signature
+from keras_relu_suite.export import codes, convert, lowered, metadata, signature
 from keras_relu_suite.export.qat import carry
 from keras_relu_suite.export.spec import Spec
 from keras_relu_suite.tflite import graph, names, schema
@@ -157,7 +157,7 @@ class QATModel:
         file = schema.read(data, "the converter's result")
         data = codes.with_slopes(data, self._places(file, _by_site(file, description)))
         low = lowered.lower(data, description.sites, spec.lowering, spec.target, trained=True)
-        return convert.with_metadata(low, description, spec, 0, planned=True)
+        return metadata.written(low, description, spec, 0, planned=True)
 
     def _carry_back(self, copy: keras.Model) -> None:
         for old, new in zip(self._model.weights, copy.weights, strict=True):
