@@ -25,36 +25,16 @@ from keras_relu_suite.devices import Device
 from keras_relu_suite.errors import DeviceError
 from keras_relu_suite.export.doubles import Halves
 from keras_relu_suite.tflite.bounds import EPS32
-from keras_relu_suite.tflite.schema import File, Tensor
-from keras_relu_suite.verify import tap
+from keras_relu_suite.tflite.schema import File
+from keras_relu_suite.verify import ends, tap
 from keras_relu_suite.verify.match import Pair, Ports
 from keras_relu_suite.verify.metric import classes
 from keras_relu_suite.verify.result import EndToEnd, InPlace
 from keras_relu_suite.verify.stretch import Floats, Stretch, Tally, clipped, step
-from keras_relu_suite.verify.trained import Noise, Result, Trained, hybrid
+from keras_relu_suite.verify.trained import Noise, Trained, hybrid
 
 DRAWS = 8
 ROUNDING_FACTOR = 2.0
-
-
-@dataclass(frozen=True)
-class End:
-    """An output (softmax None), or what stands before the softmax that makes it.
-
-    Args:
-        stretch: Its tensor is the one whose scale the values have: for a float output that of its DEQUANTIZE.
-        index: The tensor to read.
-        position: Of the output in the model.
-        softmax: Which softmax of the model makes it.
-    """
-
-    stretch: Stretch
-    index: int
-    position: int
-    softmax: int | None = None
-
-    def of(self, result: Result) -> Floats:
-        return result.outputs[self.position] if self.softmax is None else result.softmax[self.softmax][0]
 
 
 @dataclass(frozen=True)
@@ -109,13 +89,13 @@ class Comparison:
         grouped = {op.index for p in pairs for op in p.site.group if p.site.subgraph == 0}
         affine = [op for op in file.ops if op.name in ("MUL", "ADD", "SUB") and op.index not in grouped]
         self.norms_folded = not any(file.tensors[i].data is not None for op in affine for i in op.inputs)
-        self.ends: list[End] = []
+        self.ends: list[ends.End] = []
         self.not_aligned: set[str] = set()
 
     def tapper(self, arrays: Sequence[NDArray[Any]]) -> tap.Tap:
         """The file with all that is compared tapped: the sites, and the ends that a first run tells."""
         per_run = self.file.tensors[self.file.inputs[0]].shape[0]
-        self.ends = self._find_ends([a[:per_run] for a in arrays])
+        self.ends = ends.find(self.file, self.ports, self.trained, self.grain, [a[:per_run] for a in arrays])
         return tap.Tap(self.file, self.pairs, [end.index for end in self.ends])
 
     def run(self, devices: Sequence[Device], arrays: Sequence[NDArray[Any]]) -> Outcome:
@@ -158,26 +138,6 @@ class Comparison:
             failed=failed,
             not_aligned=tuple(sorted(self.not_aligned)),
         )
-
-    def _find_ends(self, part: Sequence[NDArray[Any]]) -> list[End]:
-        """The outputs, and before each that a softmax makes in Keras and in the file, what goes into it."""
-        result = self.trained.run(part, lambda i, call, x, y: None)
-        ends = []
-        for index, position, name in zip(self.file.outputs, self.ports.outputs, self.file.output_names, strict=True):
-            tensor = self._integers(index)
-            ends.append(End(Stretch(f"output {name}", tensor, grain=self.grain), index, position))
-            op = self.file.producer.get(tensor.index)
-            calls = [n for n, (_, y) in enumerate(result.softmax) if np.array_equal(y, result.outputs[position])]
-            if op is not None and op.name == "SOFTMAX" and len(calls) == 1:
-                before = self.file.tensors[op.inputs[0]]
-                softmax = Stretch(f"output {name} before softmax", before, grain=self.grain)
-                ends.append(End(softmax, before.index, position, calls[0]))
-        return ends
-
-    def _integers(self, index: int) -> Tensor:
-        """The tensor whose scale an output has: the one before the final DEQUANTIZE."""
-        op = self.file.producer.get(index)
-        return self.file.tensors[op.inputs[0] if op is not None and op.name == "DEQUANTIZE" else index]
 
     def _free(self, part: Sequence[NDArray[Any]]) -> tuple[dict[int, tuple[Floats, Floats]], list[Floats]]:
         """Keras by itself: input and output of every stretch, and the ends."""
