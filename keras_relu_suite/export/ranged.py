@@ -34,7 +34,7 @@ def quantized(
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
 
-    held = measured(calibrated, lambda: fed(samples, spec, told, "measure ranges"), Ranges.parse(spec.ranges))
+    held = measured(calibrated, fed(samples, spec, told, "measure ranges"), Ranges.parse(spec.ranges))
     io = tf.as_dtype(spec.io)
     try:
         data = bytes(mlir_quantize(written(calibrated, held), input_data_type=io, output_data_type=io))

@@ -12,7 +12,7 @@ equal bins between the extremes, so percentiles and shares are exact to the widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,12 +85,12 @@ class Held:
                 "clipped": self.clipped}  # fmt: skip
 
 
-def measured(data: bytes, batches: Callable[[], Iterable[Mapping[str, Any]]], ranges: Ranges) -> dict[int, Held]:
+def measured(data: bytes, batches: Iterable[Mapping[str, Any]], ranges: Ranges) -> dict[int, Held]:
     """By index the tensors of a float file's main graph whose values the converter has calibrated.
 
     Args:
         data: A float .tflite file with the extremes of its tensors, as the converter's calibration leaves it.
-        batches: Makes the inputs of one run after the other, by argument name.
+        batches: The inputs of one run after the other, by argument name.
         ranges: How.
 
     Raises:
@@ -99,7 +99,7 @@ def measured(data: bytes, batches: Callable[[], Iterable[Mapping[str, Any]]], ra
     extremes = _extremes(data)
     counts = {i: np.zeros(BINS, np.int64) for i in extremes}
     ends: dict[int, Floats] = {}
-    for values in _runs(data, batches(), extremes):
+    for values in _runs(data, batches, extremes):
         for i, value in values.items():
             counts[i] += _counted(value, *extremes[i])
             new = np.array([value.min(), value.max()], np.float64)

@@ -93,8 +93,8 @@ class Exported:
         sites: The activations in it: name, activation, lowering.
         findings: What its user should know, such as activations that the converter took apart.
         calibration_samples: How many samples the ranges come from; 0 where none are needed.
-        losses: Every slope and unit that the integers lose over these samples, told before the conversion; None where
-            none were given.
+        losses: Every slope and unit that the integers lose over these samples, known before the file is written; None
+            where no samples were given.
         held: What each tensor's codes hold of its values, where `ranges` cuts some off.
     """
 
