@@ -8,6 +8,10 @@ from __future__ import annotations
 TABLE: dict[tuple[str, str, str | None], str] = {
     ("elu", "*", "reference"): "Didn't find op for builtin opcode 'ELU'",
     ("elu 0.5", "*", "reference"): "Didn't find op for builtin opcode 'ELU'",
+    ("elu 0.5", "float32", "micro"): "Didn't find op for builtin opcode 'SELECT'",
+    ("elu 0.5", "dynamic", "micro"): "Didn't find op for builtin opcode 'SELECT'",
+    ("relu(threshold)", "int16x8", None): "a ReLU with a threshold cannot be had in int16x8",
+    ("relu(max, slope, threshold)", "int16x8", None): "a ReLU with a threshold cannot be had in int16x8",
     ("elu", "int16x8", None): "elu cannot be had in int16x8",
     ("elu 0.5", "int16x8", None): "elu cannot be had in int16x8",
 }

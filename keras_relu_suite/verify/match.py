@@ -79,7 +79,7 @@ def pair(
             if implied.same(LINEAR, site.semantics, site):
                 continue  # it clips nothing that the codes could hold
             pairs.append(Pair(site.name, site))
-            if site.subgraph or _absorbed(site, [found[i] for i in chosen]):
+            if site.subgraph or _absorbed(file, site, [found[i] for i in chosen]):
                 continue
             findings.append(
                 finding("KRS202", f"{site.name}: the file has a {site.semantics.describe()} ({site.lowering}) "
@@ -130,10 +130,13 @@ def other_graphs(file: File, found: Sequence[TFLiteSite]) -> list[str]:
     ]
 
 
-def _absorbed(site: TFLiteSite, matched: Sequence[TFLiteSite]) -> bool:
-    """Whether a matched site follows and gives the same without this one: f(g(x)) = f(x)."""
+def _absorbed(file: File, site: TFLiteSite, matched: Sequence[TFLiteSite]) -> bool:
+    """Whether a matched site follows, at once or behind a RESHAPE, and gives the same without this one:
+    f(g(x)) = f(x)."""
     for after in matched:
-        if after.input.index == site.output.index and after.semantics.piecewise_linear:
+        before = file.producer.get(after.input.index)
+        source = before.inputs[0] if before is not None and before.name == "RESHAPE" else after.input.index
+        if source == site.output.index and after.semantics.piecewise_linear:
             knots = np.array([0.0, *after.semantics.knots, *site.semantics.knots])
             x = np.concatenate([knots + d for d in (-1e3, -1.0, 0.0, 1.0, 1e3)])
             x = x.reshape(-1, *[1] * max(s.ndim for s in after.semantics.slopes))
