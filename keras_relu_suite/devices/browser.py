@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
+import time
+from pathlib import Path
 
 from keras_relu_suite.devices import places
 from keras_relu_suite.devices.base import RUNNER
@@ -34,4 +37,9 @@ class Browser(FloatIO):
         super().close()
         if self._profile is not None:
             self._profile.cleanup()
+            for _ in range(50):  # processes of the browser that are about to die may still write there
+                if not Path(self._profile.name).exists():
+                    break
+                time.sleep(0.1)
+                shutil.rmtree(self._profile.name, ignore_errors=True)
             self._profile = None
