@@ -12,7 +12,7 @@ TABLE: dict[tuple[str, str, str | None], str] = {
     ("elu 0.5", "float16", "micro"): "Didn't find op for builtin opcode 'SELECT'",
     ("elu 0.5", "dynamic", "micro"): "Didn't find op for builtin opcode 'SELECT'",
     ("*", "float16", "micro"): "kTfLiteUInt8 was not true",
-    ("*", "dynamic", "micro"): "Hybrid",
+    ("*", "dynamic", "micro"): "not supported",
     ("relu(threshold)", "int16x8", None): "a ReLU with a threshold cannot be had in int16x8",
     ("relu(max, slope, threshold)", "int16x8", None): "a ReLU with a threshold cannot be had in int16x8",
     ("elu", "int16x8", None): "elu cannot be had in int16x8",

@@ -64,6 +64,8 @@ def judged(path, model, running, refused):
 def test_the_table(tmp_path, running, name, mode):
     integers = mode in INTEGERS
     positions = [p for p in rectifiers.POSITIONS if not (integers and p == "rank5")]
+    if (name, mode) == ("prelu per unit", "int16x8"):  # 65,536 codes of each of at most 54 units; of 216 it is minutes
+        positions = [p for p in positions if p in ("conv", "dense", "depthwise")]
     channels = rectifiers.MANY if mode == "dynamic" else rectifiers.CHANNELS
     model = rectifiers.network(name, positions, channels)
     path, data = tmp_path / "m.tflite", rectifiers.samples() if integers else None
