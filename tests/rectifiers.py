@@ -9,6 +9,7 @@ from keras_relu_suite.layers import ConcatenatedReLU, PReLU, TwoSidedPReLU
 
 K = keras.layers
 CHANNELS = 6
+MANY = 12  # the converter leaves weights of fewer than 1,024 values in float32 under "dynamic"
 
 
 class _Between(keras.initializers.Initializer):
@@ -51,23 +52,23 @@ RECTIFIERS = {
 POSITIONS = ("conv", "dense", "norm", "add", "concat", "transposed", "depthwise", "rank3", "rank5")
 
 
-def network(rectifier, positions=POSITIONS):
+def network(rectifier, positions=POSITIONS, channels=CHANNELS):
     """One input, one output for each position, each behind a layer of its own so that the activation keeps its name."""
     keras.utils.set_random_seed(5)
-    x = keras.Input((5, 5, CHANNELS), name="x")
+    x = keras.Input((5, 5, channels), name="x")
     flat = K.Flatten(name="flat")(x)
 
     ranges = {"gamma_initializer": _Between(0.5, 1.5), "beta_initializer": _Between(-0.3, 0.3)}
     before = {
-        "conv": lambda: K.Conv2D(CHANNELS, 3, bias_initializer=keras.initializers.RandomNormal())(x),
-        "dense": lambda: K.Dense(CHANNELS)(flat),
+        "conv": lambda: K.Conv2D(channels, 3, bias_initializer=keras.initializers.RandomNormal())(x),
+        "dense": lambda: K.Dense(channels)(flat),
         "norm": lambda: K.BatchNormalization(**ranges)(x),
-        "add": lambda: K.Add()([K.Conv2D(CHANNELS, 1)(x), K.Conv2D(CHANNELS, 1)(x)]),
-        "concat": lambda: K.Concatenate()([K.Conv2D(2, 1)(x), K.Conv2D(4, 1)(x)]),
-        "transposed": lambda: K.Conv2DTranspose(CHANNELS, 2)(x),
+        "add": lambda: K.Add()([K.Conv2D(channels, 1)(x), K.Conv2D(channels, 1)(x)]),
+        "concat": lambda: K.Concatenate()([K.Conv2D(2, 1)(x), K.Conv2D(channels - 2, 1)(x)]),
+        "transposed": lambda: K.Conv2DTranspose(channels, 2)(x),
         "depthwise": lambda: K.DepthwiseConv2D(3)(x),
-        "rank3": lambda: K.Conv1D(CHANNELS, 2)(K.Reshape((25, CHANNELS))(x)),
-        "rank5": lambda: K.Reshape((1, 5, 5, CHANNELS))(K.Conv2D(CHANNELS, 1)(x)),
+        "rank3": lambda: K.Conv1D(channels, 2)(K.Reshape((25, channels))(x)),
+        "rank5": lambda: K.Reshape((1, 5, 5, channels))(K.Conv2D(channels, 1)(x)),
     }  # fmt: skip
     outputs = {}
     for position in positions:

@@ -67,8 +67,8 @@ def run(form, x, y):
                 v = a + (1 if step.op == "ADD" else -1) * real(step.operands[1])
             else:
                 slope = step.slope if c is None else c.real
-                v = {"RELU": np.maximum(a, 0), "QUANTIZE": a, "LEAKY_RELU": np.where(a < 0, step.slope * a, a),
-                     "ELU": np.where(a < 0, np.expm1(a), a), "PRELU": np.where(a < 0, slope * a, a)}[step.op]  # fmt: skip
+                below = {"RELU": 0 * a, "QUANTIZE": a, "LEAKY_RELU": slope * a, "PRELU": slope * a, "ELU": np.expm1(a)}
+                v = np.where(a < 0, below[step.op], a)
             got = np.clip(np.rint(v / grid.scale) + grid.zero_point, *grid.codes)
         values[step.output] = got, grid
     return values["y"][0], real("x")

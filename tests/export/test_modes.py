@@ -103,13 +103,6 @@ def exported(built, tmp_path_factory):
     return get
 
 
-def hold(v, mode):
-    """In int16 the ranges inside what `emit` makes are those of the data: codes beyond them saturate (KRS104). And a
-    RELU6 fused into an ADD has too many pairs of codes to run (KRS905)."""
-    said = {f.code for f in v.findings if f.severity != "warning"}
-    assert v or (mode == "int16x8" and said <= {"KRS104", "KRS905"}), v.summary()
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_model_in_every_mode(built, exported, name, mode):
@@ -123,7 +116,8 @@ def test_every_model_in_every_mode(built, exported, name, mode):
     assert graph.float_islands(file) == ()
     assert file.tensors[file.inputs[0]].shape[0] == 1
     assert all(site["lowering"] for site in done.sites), done.summary()
-    hold(krs.verify(done.path, model=model, data=data, devices=DEVICES), mode)
+    v = krs.verify(done.path, model=model, data=data, devices=DEVICES)
+    assert v, v.summary()
 
 
 def test_the_modes_store_what_they_say(tmp_path):
@@ -165,7 +159,8 @@ def test_integer_inputs_and_outputs(built, tmp_path, mode):
     file = schema.read((tmp_path / "m.tflite").read_bytes())
     assert {file.tensors[i].dtype for i in (*file.inputs, *file.outputs)} == {INTEGERS[mode]}
     assert not any(op.name in ("QUANTIZE", "DEQUANTIZE") for op in file.ops)
-    hold(krs.verify(tmp_path / "m.tflite", model=model, data=data, devices=DEVICES), mode)
+    v = krs.verify(tmp_path / "m.tflite", model=model, data=data, devices=DEVICES)
+    assert v, v.summary()
 
 
 # Activations that the converter does not have in int16.
@@ -209,7 +204,8 @@ def test_every_rectifier_in_int16(tmp_path, rank, layer, kind):
     data = np.random.default_rng(1).standard_normal((64, *model.input_shape[1:])).astype("float32")
     done = krs.export(model, tmp_path / "m.tflite", "int16x8", data)
     assert [s["activation"] for s in done.sites] == [kind] and done.sites[0]["lowering"]
-    hold(krs.verify(tmp_path / "m.tflite", model=model, data=data, devices=DEVICES), "int16x8")
+    v = krs.verify(tmp_path / "m.tflite", model=model, data=data, devices=DEVICES)
+    assert v, v.summary()
 
 
 @pytest.mark.parametrize(("layer", "words"), [(K.ELU(), "elu cannot be had"), (K.ReLU(threshold=1.0), "threshold")])
