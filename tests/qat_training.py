@@ -28,14 +28,6 @@ def trained(model: keras.Model, x=IMAGES, epochs: int = 1):
     return qat
 
 
-def runner(path):
-    """The file's signature as a function, with LiteRT's reference kernels."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    return Interpreter(str(path), experimental_op_resolver_type=kernels).get_signature_runner()
-
-
 def run(path, x):
     """What the file answers, with LiteRT's reference kernels, and 1 LSB of its output."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType

@@ -122,14 +122,9 @@ def _sloped(layer: Rectifier, x: Any, low: Any, high: Any) -> Any:
 
 
 def _thresholded(layer: Rectifier, x: Any, low: Any, high: Any) -> Any:
-    """x·[x > t] cut off at the top, minus slope·relu(t − x).
-
-    The file rounds t to a code of x. Half a step less is rounded to the last code that is not above t; t itself might
-    be rounded to the next one, which then would be off.
-    """
+    """x·[x > t] cut off at the top, minus slope·relu(t − x)."""
     threshold, top, slope = parameters(layer.semantics)
-    half = (high - low) / (2 * 257.0)  # of a step: there is one more at either end than there are between codes
-    on = tf.where(x > threshold - half, x, tf.zeros_like(x))
+    on = tf.where(x > threshold, x, tf.zeros_like(x))
     if top is not None:
         on = tf.minimum(on, top)
     if not slope:
