@@ -15,7 +15,7 @@ from keras_relu_suite.export import lowering
 from keras_relu_suite.export.forms import RATIO, Array, Constant, Elu, Form, Grid, Rectifier
 from keras_relu_suite.export.rewrite import Replacement, rewritten
 from keras_relu_suite.semantics import Semantics
-from keras_relu_suite.tflite import graph, schema
+from keras_relu_suite.tflite import graph, names, schema
 from keras_relu_suite.tflite.align import Expected, align
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File, Op, Tensor
@@ -91,7 +91,12 @@ def lower(data: bytes, sites: Sequence[Site], name: str, target: str, trained: b
         into = _into(file, ops, x, choice.form)
         if into is not None:  # its own rounding alone: the sum is never in codes of x
             choice = replace(choice, bound=0.5 + RATIO)
-        replacements.append(Replacement(ops, x, y, choice.form, _name(file, found[j], y), into))
+        label = _name(file, found[j], y)
+        if not names.belongs(label or y.name, names.scope(expected.name)):  # before an output the converter drops it
+            if y.index in file.outputs and len(expected.semantics.knots) == 2:
+                continue  # a clip that is only in the codes is found by its name
+            label = label if y.index in file.outputs else f"{names.scope(expected.name)}/{choice.form.name}"
+        replacements.append(Replacement(ops, x, y, choice.form, label, into))
         costs[expected.name] = _worse(costs.get(expected.name), choice)
         if not choice.good:
             findings.append(_costly(expected, choice, within))
