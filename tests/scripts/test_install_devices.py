@@ -36,6 +36,7 @@ class Machine:
 
     def has(self, name, code="exit 0"):
         path = self.bin / name
+        path.unlink(missing_ok=True)  # it may be a link to the machine's own tool, which is not to be written to
         path.write_text(f'#!{shutil.which("bash")}\necho "{name} $*" >>"{self.calls}"\n{code}\n')
         path.chmod(0o755)
 
