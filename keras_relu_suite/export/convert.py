@@ -21,6 +21,7 @@ from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.errors import CalibrationError, ExportError, UsageError
 from keras_relu_suite.export import (
     calibrate,
+    delegated,
     doubling,
     emit,
     ethos,
@@ -143,6 +144,7 @@ def export(
     low = lowered.lower(data, ready.description.sites, spec.form, spec.target)
     costs = {site: {**low.costs.get(site, {}), **more} for site, more in (folded.costs | flipped.costs).items()}
     low = replace(low, costs=low.costs | costs, findings=flipped.findings + folded.findings + low.findings)
+    low = replace(low, data=delegated.safe(low.data, spec.target))
     data, sites, findings = metadata.written(low, ready.description, spec, count)
     data = note.with_doubles(note.written(data, flipped.model, ready.scales), folded.doubles)
     data = note.with_flips(data, flipped.flips)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from keras_relu_suite.tflite import schema
 from keras_relu_suite.tflite.schema import File, Op, Tensor
 
 _TYPES = {"int8": fb.TensorType.INT8, "int16": fb.TensorType.INT16, "int32": fb.TensorType.INT32,
-          "int64": fb.TensorType.INT64, "bool": fb.TensorType.BOOL}  # fmt: skip
+          "int64": fb.TensorType.INT64, "bool": fb.TensorType.BOOL, "float32": fb.TensorType.FLOAT32}  # fmt: skip
 _BIAS = {"int8": "int32", "int16": "int64"}
 # The first version of each op that the schema's history gives for these types.
 _VERSIONS = {
@@ -60,6 +60,19 @@ def rewritten(file: File, replacements: Sequence[Replacement]) -> bytes:
     editor.graph.operators = [
         op for i, old in enumerate(operators) for op in new.get(i, [] if i in gone else [old])
     ]  # fmt: skip
+    _prune(editor.model, editor.graph)
+    return schema.write(editor.model)
+
+
+def sloped(file: File, slopes: Mapping[int, NDArray[np.float32]]) -> bytes:
+    """The main graph with each of these float ops, by its index, as a PRELU with these slopes."""
+    editor = _Editor(file)
+    for op in file.ops:
+        if op.index in slopes:
+            name = file.tensors[op.outputs[0]].name.split(";")[0]
+            alpha = editor.constant(f"{name}/slopes", slopes[op.index])
+            new = editor.operator("PRELU", [op.inputs[0], alpha], op.outputs[0], None, "float32")
+            editor.graph.operators[op.index] = new
     _prune(editor.model, editor.graph)
     return schema.write(editor.model)
 

@@ -112,9 +112,10 @@ RULES = {
         "error",
         "An op computes in float in the middle of an integer graph.",
         "Integer accelerators (Ethos-U, Edge TPU, DSPs) hand such an op back to the CPU, microcontrollers without a "
-        "float unit emulate it, and everywhere it adds a DEQUANTIZE and a QUANTIZE. The converter makes these for "
-        "ELU, and for ReLU with a threshold or slope after quantisation-aware training, without a warning.",
-        "Use an activation that the converter keeps in integers: ReLU, ReLU6, LeakyReLU or PReLU.",
+        "float unit emulate it, and everywhere it adds a DEQUANTIZE and a QUANTIZE. The stock converter makes "
+        "these for ELU, and for ReLU with a threshold or slope after quantisation-aware training, without a warning.",
+        "Export with krs.export, which puts these back into integer ops where runtimes have them; or use an activation "
+        "that the converter keeps in integers: ReLU, ReLU6, LeakyReLU or PReLU.",
     ),
     "KRS205": Rule(
         "error",
