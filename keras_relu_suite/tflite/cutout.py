@@ -106,7 +106,9 @@ def group(file: File, site: TFLiteSite) -> Probe:
             elif i >= 0 and i not in made:
                 made[i] = _constant(builder, file, file.tensors[i])
         made[op.outputs[0]] = builder.tensor(after, mine)
-        builder.op(op, [made.get(i, -1) for i in op.inputs], made[op.outputs[0]])
+        # Some runtimes read the shape from the options, not from the tensor.
+        options = {"newShape": np.array(mine, np.int32)} if op.name == "RESHAPE" else {}
+        builder.op(op, [made.get(i, -1) for i in op.inputs], made[op.outputs[0]], **options)
     oracle = intervals.oracle(file, site.group, site.input.index, to_real(feed, site.input))
     return Probe(
         model=builder.model([made[site.input.index]], made[site.output.index]),
