@@ -34,6 +34,7 @@ def verification_text(v: dict[str, Any]) -> str:
     parts.append(
         f"compared {v['compared']:,} codes × channels in all; ±1: one LSB off the exact answer, as rounding may"
     )
+    parts += [_block(line) for d in v["devices"] if (line := ran_text(d))]
     if v["in_place"]:
         names = dict.fromkeys(i["name"] for i in v["in_place"])
         worst = [max((i for i in v["in_place"] if i["name"] == n), key=_share) for n in names]
@@ -55,6 +56,17 @@ def verification_text(v: dict[str, Any]) -> str:
     if v["matrix"]["not_checked"]:
         parts.append(_block("devices not checked: " + ", ".join(n["device"] for n in v["matrix"]["not_checked"])))
     return "\n".join(parts)
+
+
+def ran_text(device: dict[str, Any]) -> str:
+    """Which kernels ran the whole file on a device with a delegate; empty where the engine does not tell."""
+    if "DELEGATE" not in device["executed"]:
+        return ""
+    kernels = "XNNPACK's NEON kernels" if device["name"].split(":")[0] == "arm64" else "XNNPACK's kernels"
+    rest = dict.fromkeys(op for op in device["executed"] if op != "DELEGATE")
+    beside = f"; the portable kernels {', '.join(rest)}" if rest else ""
+    below = f" ({device['platform']})" if device["platform"] else ""
+    return f"{device['name']}{below}: {kernels} ran the file{beside}"
 
 
 def _matrix(v: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import keras_relu_suite as krs
 from keras_relu_suite import devices
 from keras_relu_suite.devices import Device, Run
 from keras_relu_suite.errors import DeviceRefused
+from keras_relu_suite.report import text
 
 
 class Like(Device):
@@ -136,3 +137,14 @@ def test_end_to_end_the_values_that_differ_between_devices_are_counted(int8_file
     found = {e.device: (e.values, e.differ) for e in v.end_to_end if e.name.endswith("0") or e.name == "classes"}
     assert found == {"reference": (384, 0), "twin": (384, 0), "other": (384, 6)}, v.summary()
     assert "not as reference" in v.summary() and "6 of 384" in v.summary()
+
+
+def test_the_terminal_says_which_x
+    v = verification.to_dict()
+    lines = verification.summary().splitlines()
+    (mine,) = (line for line in lines if line.startswith("xnnpack: XNNPACK's kernels ran the file"))
+    beside = {op for d in v["devices"] if d["name"] == "xnnpack" for op in d["executed"]} - {"DELEGATE"}
+    assert beside and all(op in mine for op in beside)
+    device = {"name": "arm64:cortex-a53", "platform": "cortex-a53, qemu 7", "executed": ["DELEGATE"]}
+    assert text.ran_text(device) == "arm64:cortex-a53 (cortex-a53, qemu 7): XNNPACK's NEON kernels ran the file"
+    assert text.ran_text({**device, "executed": ["CONV_2D"]}) == text.ran_text({**device, "executed": []}) == ""
