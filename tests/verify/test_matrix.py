@@ -139,9 +139,9 @@ def test_end_to_end_the_values_that_differ_between_devices_are_counted(int8_file
     assert "not as reference" in v.summary() and "6 of 384" in v.summary()
 
 
-def test_the_terminal_says_which_x
-    v = verification.to_dict()
-    lines = verification.summary().splitlines()
+def test_the_terminal_says_which_kernels_ran_the_file(int8_file):
+    verification = krs.verify(int8_file, devices=["xnnpack", "builtin"])
+    v, lines = verification.to_dict(), verification.summary().splitlines()
     (mine,) = (line for line in lines if line.startswith("xnnpack: XNNPACK's kernels ran the file"))
     beside = {op for d in v["devices"] if d["name"] == "xnnpack" for op in d["executed"]} - {"DELEGATE"}
     assert beside and all(op in mine for op in beside)
