@@ -229,15 +229,17 @@ def test_a_known_device_that_is_missing_is_exit_3(capfd, int8_file, tmp_path, mo
     assert "scripts/install-devices arm64" in " ".join(out.split())
 
 
-def test_all_devices_are_those_that_are_there_and_the_others_are_listed(capfd, int8_file, monkeypatch):
+def test_all_devices_are_those_that_are_there_and_the_others_are_listed(capfd, int8_file, monkeypatch, tmp_path):
     from keras_relu_suite import devices
 
-    there = [d for d in devices.survey(devices.HOST)]
-    gone = {"name": "gone", "available": False, "reason": "no such thing; install it with: luck"}
-    monkeypatch.setattr(devices, "survey", lambda only=None: [*there, gone])
-    code, out, err = krs(capfd, "verify", int8_file, "--device", "all", "--json")
-    assert code == 0 and [d["name"] for d in json.loads(out)["devices"]] == [d["name"] for d in there if d["available"]]
-    assert "not checked, not available: gone: no such thing; install it with: luck" in err
+    monkeypatch.setattr(devices, "names", lambda: ["xnnpack", "arm64", "reference"])
+    monkeypatch.setenv("KRS_DEVICES", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, out, _ = krs(capfd, "verify", int8_file, "--device", "all", "--json")
+    v = json.loads(out)
+    assert code == 0 and [d["name"] for d in v["devices"] if d["unavailable"] is None] == ["xnnpack", "reference"]
+    (line,) = (text for text in v["not_compared"] if text.startswith("on arm64: not available"))
+    assert "scripts/install-devices arm64" in line and [n["device"] for n in v["matrix"]["not_checked"]] == ["arm64"]
 
 
 def test_devices(capfd, monkeypatch):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import keras_relu_suite as krs
 from keras_relu_suite import devices, errors, semantics
 from keras_relu_suite.describe import describe
-from keras_relu_suite.export import calibrate, convert, equalize, kept, note, reach, signature
+from keras_relu_suite.export import calibrate, convert, equalize, kept, metadata, note, reach, signature
 from keras_relu_suite.export.kept import Steps
 from keras_relu_suite.export.reach import Reach
 from keras_relu_suite.export.spec import Spec
@@ -260,7 +260,7 @@ def stock(model, data, path):
     description, inputs = describe(model), signature.model_inputs(model)
     samples = calibrate.by_name(data, inputs, "calibration")
     data = convert._convert(model, description.sites, inputs, Spec("int8"), samples)
-    path.write_bytes(convert.annotated(data, description, "int8"))
+    path.write_bytes(metadata.annotated(data, description, "int8"))
 
 
 def test_the_slopes_that_the_converter_encodes_are_those_foretold_and_our_lowerings_keep_them(tmp_path):

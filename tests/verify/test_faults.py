@@ -16,7 +16,7 @@ import pytest
 import keras_relu_suite as krs
 from keras_relu_suite import devices, semantics
 from keras_relu_suite.describe import describe
-from keras_relu_suite.export import convert
+from keras_relu_suite.export import metadata
 from keras_relu_suite.tflite import graph, schema
 from keras_relu_suite.verify import fidelity, implied
 
@@ -150,7 +150,7 @@ def test_devices_that_are_given_open_stay_open(int8_file):
 def test_our_metadata_can_be_written_into_any_file(int8_file, chain):
     bare = schema.copy(schema.read(int8_file.read_bytes()))
     bare.metadata = []
-    v = krs.verify(convert.annotated(schema.write(bare), describe(chain), "int8"), devices=["reference"])
+    v = krs.verify(metadata.annotated(schema.write(bare), describe(chain), "int8"), devices=["reference"])
     assert v and v.reference == "metadata"
 
 
