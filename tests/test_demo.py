@@ -21,7 +21,11 @@ def test_the_demo(tmp_path):
     assert sorted(p.name for p in result.folder.iterdir()) == [
         "model.keras", "model_float32.tflite", "model_int8.tflite", "report.html", "report.json", "test.npz",
     ]  # fmt: skip
-    assert len(result.lines) == 6 + len(devices.available(devices.HOST))
+    here = devices.available()
+    hosts = [name for name in here if name in devices.HOST]
+    assert {d.name for d in result.verifications["int8"].devices} == set(here)
+    assert len(result.lines) == 6 + len(hosts) + (len(here) > len(hosts))
+    assert set(result.latency["int8"]) == set(hosts)  # an emulated device's time is no latency
     content = json.loads((result.folder / "report.json").read_text())
     assert [f["accuracy"] > 0.97 for f in content["files"]] == [True, True]
     assert content["training"][-1]["sites"][0]["samples"] == 1437
