@@ -36,17 +36,22 @@ class Quantity:
     zero: int = 0
     data: Array | None = None
 
+    @property
+    def steps(self) -> NDArray[np.float64]:
+        """The scale as the file has it, in float32."""
+        return np.asarray(self.scale, np.float32).astype(np.float64)
+
     def real(self, codes: Array) -> NDArray[np.float64]:
-        """What codes (or floats) of this tensor stand for; the file has the scales in float32."""
+        """What codes (or floats) of this tensor stand for."""
         values = codes.astype(np.float64)
-        return (values - self.zero) * np.float64(np.float32(self.scale)) if self.scale else values
+        return (values - self.zero) * self.steps if self.scale else values
 
     def answer(self, real: Array) -> NDArray[np.float64]:
         """Real values on the scale of this tensor's codes, not rounded."""
         if not self.scale:
             return real
         limits = np.iinfo(self.dtype)
-        return np.clip(real / np.float64(np.float32(self.scale)) + self.zero, limits.min, limits.max)
+        return np.clip(real / self.steps + self.zero, limits.min, limits.max)
 
     def every(self) -> Array:
         """An input of this tensor: every code in every channel, or floats of all sizes and both signs; one run."""
@@ -218,7 +223,7 @@ def tensor(name: str, quantity: Quantity, buffers: list[Any]) -> Any:
     t.type = getattr(fb.TensorType, quantity.dtype.upper())
     if quantity.scale:
         t.quantization = fb.QuantizationParametersT()
-        t.quantization.scale = np.float32(quantity.scale)
+        t.quantization.scale = quantity.steps.astype(np.float32)
         t.quantization.zeroPoint = np.full(len(quantity.scale), quantity.zero, np.int64)
         t.quantization.quantizedDimension = len(quantity.shape) - 1 if len(quantity.scale) > 1 else 0
     if quantity.data is not None:

@@ -165,16 +165,20 @@ def test_the_gpu_is_wrong_outside_0_to_1_and_right_within(area):
 def test_a_device_that_is_missing_is_named_with_the_reason(area, monkeypatch, capsys):
     benchmark, kernels = area
     monkeypatch.setattr(benchmark, "latencies", lambda *_: [])
-    monkeypatch.setattr(benchmark, "cases", lambda: kernels.cases()[:1])
+    monkeypatch.setattr(benchmark, "cases", lambda: kernels.cases()[:2])
     get = benchmark.devices.get
+
+    asked = []
 
     class Missing(Device):
         def command(self):
+            asked.append(self.name)
             raise DeviceUnavailable("it is in the post")
 
     monkeypatch.setattr(benchmark.devices, "get", lambda n: Missing(n, "none", "buy") if n == "gone" else get(n))
     rows = benchmark.run(True, None, ["reference", "gone"])
-    assert [row.name for row in rows] == [f"{kernels.cases()[0].name}: reference"]
+    assert asked == ["gone"], "asked once: one that hangs takes a minute"
+    assert [row.name for row in rows] == [f"{case.name}: reference" for case in kernels.cases()[:2]]
     said = capsys.readouterr().out.splitlines()
     assert "gone: it is in the post" in said and "[1] it is in the post" in said
     assert f"| {kernels.cases()[0].name} | right | not here [1] |" in said
@@ -191,3 +195,20 @@ def test_times_that_are_no_latency_are_marked(area, kind, platform, said):
     device.platform = platform
     remark = benchmark.remark(device)
     assert said in remark and bool(said) == bool(remark)
+
+
+def test_a_device_that_does_not_run_the_network_is_named_and_not_timed(area, monkeypatch, capsys):
+    benchmark, _ = area
+    asked = []
+
+    class Half(Device):
+        def run(self, model, inputs, outputs, repeats=0):
+            asked.append(model)
+            if model == b"int8":
+                raise DeviceRefused("no int8")
+            return Run((), (0.25e-3,) * repeats)
+
+    monkeypatch.setattr(benchmark, "exported", lambda: {"float32": b"float32", "int8": b"int8"})
+    (row,) = benchmark.latencies([Half("half", "host CPU", "x")], rounds=3, repeats=4)
+    assert row.name.endswith("float32: half") and row.value == pytest.approx(250) and row.note == "12 inferences"
+    assert asked.count(b"int8") == 1 and "int8: half is not timed: no int8" in capsys.readouterr().out
