@@ -103,7 +103,7 @@ class Cell:
 
     @property
     def rounding(self) -> bool:
-        """Nothing worse than that."""
+        """Whether it ran and is off by rounding at the most."""
         return self.outcome == "ran" and self.worst <= ROUNDING[self.unit]
 
     @property
