@@ -23,6 +23,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from benchmarks.timing import Row  # noqa: E402  (the paths above must come first)
 
 AREAS: dict[str, str] = {
+    "devices": "benchmarks.devices:run",
     "export": "benchmarks.export:run",
     "faults": "benchmarks.faults:run",
     "fuzz": "benchmarks.fuzz:run",
