@@ -79,7 +79,8 @@ RULES = {
         "warning",
         "A PRELU has slopes that are quantised per channel, which CPU kernels ignore.",
         "LiteRT 2.3.0 and TensorFlow 2.21 run it with all slopes 0, as a ReLU, in every CPU kernel set; TensorFlow "
-        "Lite Micro takes the first channel's scale for all; OpenVINO honours the scales. An error where a device that was asked for shows it.",
+        "Lite Micro takes the first channel's scale for all; OpenVINO honours the scales. An error where a device that "
+        "was asked for shows it.",
         "Write the slopes with one scale for all channels: krs.export and the TensorFlow converter do.",
     ),
     "KRS108": Rule(
