@@ -141,7 +141,7 @@ def export(
         with _quiet():
             data, held = ranged.quantized(data, ready.description.sites, spec, samples, told)
     told("lower", 0, 0)
-    low = lowered.lower(data, ready.description.sites, spec.form, spec.target)
+    low = lowered.lower(data, ready.description.sites, spec.form, spec.target, mode=spec.mode)
     costs = {site: {**low.costs.get(site, {}), **more} for site, more in (folded.costs | flipped.costs).items()}
     low = replace(low, costs=low.costs | costs, findings=flipped.findings + folded.findings + low.findings)
     low = replace(low, data=delegated.safe(low.data, spec.target))
