@@ -112,30 +112,34 @@ def lower(
             findings.append(_costly(expected, choice, within))
     for s in sites:
         if emit.jumps(s.semantics, mode) and held[s.name] < s.calls:
-            raise ExportError(_left(s, [found[j] for j, i in chosen.items() if wanted[i][0].name == s.name], mode))
+            mine = [found[j] for j, i in chosen.items() if wanted[i][0].name == s.name]
+            raise ExportError(_left(file, s, mine, mode))
     return Lowered(rewritten(file, replacements) if replacements else data, costs, tuple(findings))
 
 
-def _left(site: Site, found: Sequence[TFLiteSite], mode: str) -> str:
-    """Why a ReLU with a threshold cannot be had in this file."""
+def _left(file: File, site: Site, found: Sequence[TFLiteSite], mode: str) -> str:
+    """Why a ReLU with a threshold cannot be had in this file, and what to do."""
     t = site.semantics.knots[0]
-    why = "what the converter made of it was not found again"
+    why, cure = "the converter made something of it that is not read", "use mode='int8' or 'float16'"
     for one in found:
-        if one.input.quantized and one.input.scale.size == 1:
-            why = bent.why_not(Rectifier(np.zeros(1), np.ones(1), threshold=t), _grid(one.input)) or why
         if len(one.input.shape) > 4:
             why = "with a slope it needs a depthwise convolution, which takes no tensor of rank 5 or more"
+        elif one.input.quantized and bent.why_not(Rectifier(np.zeros(1), np.ones(1), threshold=t), _grid(one.input)):
+            why = "its threshold lies outside the codes of its input"
+            cure = f"calibrate with samples on both sides of the threshold, or {cure}"
+        elif one.output.index in file.outputs:
+            why, cure = "it is clipped, and an output in codes does not name it", f"use io='float32', or {cure}"
     return (
-        f"{site.name}: a ReLU with a threshold cannot be had in int16x8 here: {why}. Use mode='int8' or 'float16', "
-        f"calibrate with samples on both sides of the threshold, or other activations. Received: {mode=}, threshold={t:g}"
+        f"{site.name}: a ReLU with a threshold cannot be had in int16x8 here: {why}; {cure}. "
+        f"Received: {mode=}, threshold={t:g}"
     )
 
 
 def _chosen(
-    trained: Semantics, expected: Expected, site: TFLiteSite, place: Place | None, name: str, target: str, constant: Constant | None,
-    within: float,
+    trained: Semantics, expected: Expected, site: TFLiteSite, place: Place | None, name: str, target: str,
+    constant: Constant | None, within: float,
 ) -> lowering.Choice | None:  # fmt: skip
-    """The lowering of one site; None if it stays as it is."""
+    """The lowering of one site, whose converted function is the expected one; None if it stays as it is."""
     if place is None:
         return None
     ops, x, y = place
