@@ -94,6 +94,15 @@ def _jump(f: Rectifier, x: Grid, y: Grid) -> Form:
     return Form("jump", tuple(steps), inner)
 
 
+def cut(f: Rectifier, x: Grid, y: Grid) -> float:
+    """How far a jump may lie below y's codes on data whose range was taken of its stand-in (`emit.converted`), which
+    ends at a·x_min or 0, where the jump ends at a·(x_min − t) or t."""
+    t, a = f.threshold, max(float(f.negative.max()), 0.0)
+    lower = y.range[0] - (t if t < 0 else a * (x.range[0] - t))
+    most = lower if t < 0 else min(a * t, lower)
+    return most if most > y.scale else 0.0
+
+
 def _elu(f: Elu, x: Grid) -> Form:
     if f.alpha == 1:
         return Form("native", (Step("ELU", ("x",), "y"),))

@@ -44,7 +44,7 @@ def converted(semantics: Semantics, mode: str) -> Semantics:
     """The function that the converter is given for it: itself, or a jump's stand-in, with the same slope and clip.
 
     The output's range is the stand-in's: the same upwards; downwards it ends at a·x_min, where a·(x_min − t) may lie
-    lower. int16 codes are symmetric, so that this clips only where the lower end is the larger one.
+    lower. int16 codes are symmetric, so that this clips only where the lower end is the larger one (`bent.cut`).
     """
     if not jumps(semantics, mode):
         return semantics

@@ -107,6 +107,11 @@ def lower(
             label = label if y.index in file.outputs else f"{names.scope(expected.name)}/{choice.form.name}"
         replacements.append(Replacement(ops, x, y, choice.form, label, into))
         held[expected.name] += 1
+        function = functions[expected.name]
+        if emit.jumps(function, mode):
+            t, a = function.knots[0], np.atleast_1d(function.slopes[0])
+            less = bent.cut(Rectifier(a, np.ones(1), threshold=t), _grid(x), _grid(y))
+            findings += [f"{expected.name}: its lowest values may clip by up to {less:.3g}"] if less else []
         costs[expected.name] = _worse(costs.get(expected.name), choice)
         if not choice.good:
             findings.append(_costly(expected, choice, within))

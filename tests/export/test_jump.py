@@ -85,6 +85,15 @@ def test_a_clip_below_the_largest_code_is_in_the_file(tmp_path):
     assert site.semantics.knots[1] == pytest.approx(1.5, abs=float(site.output.scale[0]))
 
 
+@pytest.mark.parametrize(("layer", "less"), [
+    (lambda: jump(1.5, 0.1), None), (lambda: jump(1.5, 0.3), 0.3 * 0.4), (lambda: jump(0.5, 0.0, -3.0), 2.5),
+    (lambda: jump(threshold=-0.4), None),
+], ids=["upper end larger", "lower end larger", "below the clip", "jumps down"])  # fmt: skip
+def test_what_the_range_of_the_stand_in_may_clip_is_told(tmp_path, layer, less):
+    done = krs.export(chain(layer(), K.Dense(3)), tmp_path / "m.tflite", "int16x8", samples())
+    assert done.findings == (() if less is None else (f"act: its lowest values may clip by up to {less:.3g}",))
+
+
 def test_micro_compares_int16_wrongly(tmp_path):
     """The evidence for the refusal: were it right, the refusal would have to go."""
     krs.export(chain(jump(), K.Dense(3)), tmp_path / "m.tflite", "int16x8", samples())
