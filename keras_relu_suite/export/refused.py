@@ -58,8 +58,8 @@ def _jump(name: str, function: Semantics, target: str) -> None:
             f"{lead} there: TensorFlow Lite Micro computes the int16 GREATER wrongly, without an error. Use "
             f"target='cpu' for LiteRT, mode='int8', or other activations. Received: {target=}"
         )
-    if len(function.slopes) == len(function.knots) or function.slopes[-1].any():
-        return
+    if function.slopes[-1].any():
+        return  # it is not clipped
     top = function.intercepts[-1].item()
     if top <= max(function.knots[0], 0):
         raise ExportError(
