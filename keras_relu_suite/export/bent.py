@@ -7,7 +7,8 @@
 | `elu` | leaky_a(elu(x)): ELU, then LEAKY_RELU for a in [0, 1], PRELU for others | ELU with alpha = a |
 
 A clip at `top` is no op where y has no code above it (its range was calibrated on clipped values): the codes stop
-there. Else it is a MINIMUM among y's own codes. x > t is decided on codes, t at the last code that is not above it, and
+there. Else it is a MINIMUM among y's own codes, of a jump's upper branch alone: the lower is at most 0, and what ends
+in a SELECT_V2 is read as one function. x > t is decided on codes, t at the last code that is not above it, and
 both branches are made on y's grid, so that SELECT_V2 copies codes: a jump rounds once. The inner scale of elu(x) comes
 of its own ends, expm1(x_min) and x_max.
 """
@@ -45,14 +46,19 @@ def form(f: Rectifier | Elu, x: Grid, y: Grid) -> Form:
 
 def topped(of: Form, f: Rectifier, y: Grid) -> Form:
     """The same with a MINIMUM at the end, where y has codes above the clip."""
-    if f.top is None or y.range[1] <= f.top + y.scale / 2:
+    if not _open(f, y) or f.top is None:
         return of
     last = replace(of.steps[-1], output="open")
-    return Form(of.name, (*of.steps[:-1], last, _minimum("open", f.top, y)), {**of.inner, "open": y})
+    return Form(of.name, (*of.steps[:-1], last, _minimum("open", "y", f.top, y)), {**of.inner, "open": y})
 
 
-def _minimum(operand: str, top: float, y: Grid) -> Step:
-    return Step("MINIMUM", (operand,), "y", _code(int(np.rint(top / y.scale)) + y.zero_point, y))
+def _open(f: Rectifier, y: Grid) -> bool:
+    """Whether y has codes above the clip."""
+    return f.top is not None and y.range[1] > f.top + y.scale / 2
+
+
+def _minimum(operand: str, output: str, top: float, y: Grid) -> Step:
+    return Step("MINIMUM", (operand,), output, _code(int(np.rint(top / y.scale)) + y.zero_point, y))
 
 
 def _code(code: int, grid: Grid) -> Constant:
@@ -75,6 +81,9 @@ def _jump(f: Rectifier, x: Grid, y: Grid) -> Form:
         inner["upper"], upper = y, "upper"
     operands: tuple[str, ...] = ("above", upper)
     constant: Constant | None = _code(y.zero_point, y)
+    if _open(f, y):
+        steps.append(_minimum(upper, "held", float(f.top or 0), y))
+        inner["held"], upper = y, "held"
     if f.negative.any():
         weights = forms.per_channel(f.negative)
         unit = np.float32(x.scale) * weights.scale
@@ -82,7 +91,16 @@ def _jump(f: Rectifier, x: Grid, y: Grid) -> Form:
         steps.append(Step("DEPTHWISE_CONV_2D", ("x",), "lower", weights, bias=Constant(bias, unit)))
         inner["lower"], operands, constant = y, ("above", upper, "lower"), None
     steps.append(Step("SELECT_V2", operands, "y", constant))
-    return topped(Form("jump", tuple(steps), inner), f, y)
+    return Form("jump", tuple(steps), inner)
+
+
+def cut(f: Rectifier, x: Grid, y: Grid) -> float:
+    """How far a jump may lie below y's codes on data whose range was taken of its stand-in (`emit.converted`), which
+    ends at a·x_min or 0, where the jump ends at a·(x_min − t) or t."""
+    t, a = f.threshold, max(float(f.negative.max()), 0.0)
+    lower = y.range[0] - (t if t < 0 else a * (x.range[0] - t))
+    most = lower if t < 0 else min(a * t, lower)
+    return most if most > y.scale else 0.0
 
 
 def _elu(f: Elu, x: Grid) -> Form:

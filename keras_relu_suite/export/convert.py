@@ -96,8 +96,8 @@ def export(
         ModelError: the model is not built, its input shapes are not known, a slope is NaN or inf, or it cannot
             be equalised as asked.
         CalibrationError: calibration data is missing, empty or constant, has NaN or the wrong shape.
-        ExportError: the mode does not have one of the activations; or the converter failed: its own message is in
-            `__cause__`, and a layer that needs an op which TFLite does not have is named.
+        ExportError: the mode does not have one of the activations (on that target); or the converter failed: its own
+            message is in `__cause__`, and a layer that needs an op which TFLite does not have is named.
 
     The same model, calibration and versions give the same bytes.
     """
@@ -141,7 +141,7 @@ def export(
         with _quiet():
             data, held = ranged.quantized(data, ready.description.sites, spec, samples, told)
     told("lower", 0, 0)
-    low = lowered.lower(data, ready.description.sites, spec.form, spec.target)
+    low = lowered.lower(data, ready.description.sites, spec.form, spec.target, mode=spec.mode)
     costs = {site: {**low.costs.get(site, {}), **more} for site, more in (folded.costs | flipped.costs).items()}
     low = replace(low, costs=low.costs | costs, findings=flipped.findings + folded.findings + low.findings)
     low = replace(low, data=delegated.safe(low.data, spec.target))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_relu_suite.describe import Site
-from keras_relu_suite.errors import UsageError
-from keras_relu_suite.export import lowering
+from keras_relu_suite.errors import ExportError, UsageError
+from keras_relu_suite.export import bent, emit, lowering
 from keras_relu_suite.export.forms import RATIO, Array, Constant, Elu, Form, Grid, Rectifier
 from keras_relu_suite.export.rewrite import Replacement, rewritten
 from keras_relu_suite.semantics import Semantics
@@ -63,7 +64,9 @@ def check(sites: Sequence[Site], name: str) -> None:
             )
 
 
-def lower(data: bytes, sites: Sequence[Site], name: str, target: str, trained: bool = False) -> Lowered:
+def lower(
+    data: bytes, sites: Sequence[Site], name: str, target: str, trained: bool = False, mode: str = "int8"
+) -> Lowered:  # fmt: skip
     """The file with every rectifier of integer codes between integer tensors in its chosen form.
 
     Args:
@@ -72,19 +75,25 @@ def lower(data: bytes, sites: Sequence[Site], name: str, target: str, trained: b
         name: `"auto"` or a key of the table.
         target: Where the file is to run.
         trained: Whether the slopes were trained on codes, those of the file's PRELUs, and are to stay exactly those.
+        mode: What the file was converted to: it tells which activations have a stand-in there.
+
+    Raises:
+        ExportError: a stand-in would stay in the file.
     """
     within = 0.0 if trained else lowering.COARSE
     file = schema.read(data, "the converter's result")
     found = [site for site in graph.sites(file).sites if site.subgraph == 0]
-    wanted, chosen = align([Expected(s.name, s.semantics, s.calls) for s in sites], found)
+    wanted, chosen = align([Expected(s.name, emit.converted(s.semantics, mode), s.calls) for s in sites], found)
+    functions = {s.name: s.semantics for s in sites}
     replacements: list[Replacement] = []
     costs: dict[str, dict[str, Any]] = {}
     findings: list[str] = []
+    held: Counter[str] = Counter()
     for j, i in sorted(chosen.items()):
         expected, _ = wanted[i]
         place = _place(file, found[j])
         constant = _codes(file, found[j]) if trained else None
-        choice = _chosen(expected, found[j], place, name, target, constant, within)
+        choice = _chosen(functions[expected.name], expected, found[j], place, name, target, constant, within)
         if place is None or choice is None:
             continue
         ops, x, y = place
@@ -97,21 +106,49 @@ def lower(data: bytes, sites: Sequence[Site], name: str, target: str, trained: b
                 continue  # a clip that is only in the codes is found by its name
             label = label if y.index in file.outputs else f"{names.scope(expected.name)}/{choice.form.name}"
         replacements.append(Replacement(ops, x, y, choice.form, label, into))
+        held[expected.name] += 1
+        function = functions[expected.name]
+        if emit.jumps(function, mode):
+            t, a = function.knots[0], np.atleast_1d(function.slopes[0])
+            less = bent.cut(Rectifier(a, np.ones(1), threshold=t), _grid(x), _grid(y))
+            findings += [f"{expected.name}: its lowest values may clip by up to {less:.3g}"] if less else []
         costs[expected.name] = _worse(costs.get(expected.name), choice)
         if not choice.good:
             findings.append(_costly(expected, choice, within))
+    for s in sites:
+        if emit.jumps(s.semantics, mode) and held[s.name] < s.calls:
+            mine = [found[j] for j, i in chosen.items() if wanted[i][0].name == s.name]
+            raise ExportError(_left(file, s, mine, mode))
     return Lowered(rewritten(file, replacements) if replacements else data, costs, tuple(findings))
 
 
+def _left(file: File, site: Site, found: Sequence[TFLiteSite], mode: str) -> str:
+    """Why a ReLU with a threshold cannot be had in this file, and what to do."""
+    t = site.semantics.knots[0]
+    why, cure = "the converter made something of it that is not read", "use mode='int8' or 'float16'"
+    for one in found:
+        if len(one.input.shape) > 4:
+            why = "with a slope it needs a depthwise convolution, which takes no tensor of rank 5 or more"
+        elif one.input.quantized and bent.why_not(Rectifier(np.zeros(1), np.ones(1), threshold=t), _grid(one.input)):
+            why = "its threshold lies outside the codes of its input"
+            cure = f"calibrate with samples on both sides of the threshold, or {cure}"
+        elif one.output.index in file.outputs:
+            why, cure = "it is clipped, and an output in codes does not name it", f"use io='float32', or {cure}"
+    return (
+        f"{site.name}: a ReLU with a threshold cannot be had in int16x8 here: {why}; {cure}. "
+        f"Received: {mode=}, threshold={t:g}"
+    )
+
+
 def _chosen(
-    expected: Expected, site: TFLiteSite, place: Place | None, name: str, target: str, constant: Constant | None,
-    within: float,
+    trained: Semantics, expected: Expected, site: TFLiteSite, place: Place | None, name: str, target: str,
+    constant: Constant | None, within: float,
 ) -> lowering.Choice | None:  # fmt: skip
-    """The lowering of one site; None if it stays as it is."""
+    """The lowering of one site, whose converted function is the expected one; None if it stays as it is."""
     if place is None:
         return None
     ops, x, y = place
-    slopes = _function(expected.semantics, site, target, constant)
+    slopes = _function(trained, expected.semantics, site, target, constant)
     if slopes is None or (isinstance(slopes, Elu) and len(ops) == 1):
         return None
     if isinstance(slopes, Elu) or not slopes.bends or slopes.threshold:
@@ -209,11 +246,11 @@ def _codes(file: File, site: TFLiteSite) -> Constant | None:
 
 
 def _function(
-    trained: Semantics, site: TFLiteSite, target: str, constant: Constant | None
+    trained: Semantics, converted: Semantics, site: TFLiteSite, target: str, constant: Constant | None
 ) -> Rectifier | Elu | None:
-    """The trained function with its slopes as they lie along the tensor; None if it stays as it is, or unless it is
-    what the file has there, but for the rounding of its constants."""
-    if not site.may_be(trained):
+    """The trained function with its slopes as they lie along the tensor; None if it stays as it is, or unless what was
+    converted for it is what the file has there, but for the rounding of its constants."""
+    if not site.may_be(converted):
         return None
     if trained.kind == "elu":
         return Elu(float(trained.parameters["alpha"]))

@@ -12,12 +12,14 @@ import numpy as np
 
 from keras_relu_suite.describe import Site
 from keras_relu_suite.errors import ExportError, ModelError, one_line
+from keras_relu_suite.export import emit
 from keras_relu_suite.export.spec import Spec
 from keras_relu_suite.monitor import probe
 from keras_relu_suite.semantics import Semantics
 
 # Smooth activations that the converter has no int16 form of.
 NO_INT16 = ("elu", "selu", "softsign", "hard_silu")
+NO_GREATER = ("micro", "any", "ethos-u")  # targets where int16 may be compared by TensorFlow Lite Micro
 
 
 def before(spec: Spec, sites: Sequence[Site]) -> None:
@@ -35,17 +37,35 @@ def before(spec: Spec, sites: Sequence[Site]) -> None:
                 f"{site.name}: {bad} of its slopes are NaN or inf, so there is nothing to export. Load the weights of "
                 "an epoch before training diverged"
             )
-        if spec.mode == "int16x8" and (function.kind in NO_INT16 or _steps(function)):
-            what = function.kind if function.kind in NO_INT16 else "a ReLU with a threshold"
+        if spec.mode == "int16x8" and function.kind in NO_INT16:
             raise ExportError(
-                f"{site.name}: {what} cannot be had in int16x8: the converter has no int16 form of it. Use "
+                f"{site.name}: {function.kind} cannot be had in int16x8: the converter has no int16 form of it. Use "
                 "mode='int8' or 'float16', or other activations (krs.swap_activations). Received: mode='int16x8'"
             )
+        if emit.jumps(function, spec.mode):
+            _jump(site.name, function, spec.target)
 
 
-def _steps(function: Semantics) -> bool:
-    """Whether it is a ReLU with a threshold, where it jumps from 0 to the threshold: no sum of int16 ops does that."""
-    return function.kind == "relu" and function.knots[0] != 0
+def _jump(name: str, function: Semantics, target: str) -> None:
+    """Nothing, if a ReLU with a threshold can be had in int16x8 on that target.
+
+    Raises:
+        ExportError: it cannot.
+    """
+    lead = f"{name}: a ReLU with a threshold cannot be had in int16x8"
+    if target in NO_GREATER:
+        raise ExportError(
+            f"{lead} there: TensorFlow Lite Micro computes the int16 GREATER wrongly, without an error. Use "
+            f"target='cpu' for LiteRT, mode='int8', or other activations. Received: {target=}"
+        )
+    if function.slopes[-1].any():
+        return  # it is not clipped
+    top = function.intercepts[-1].item()
+    if top <= max(function.knots[0], 0):
+        raise ExportError(
+            f"{lead} with a max_value that is not above 0 and its threshold. Use mode='int8' or 'float16', or other "
+            f"activations. Received: max_value={top:g}, threshold={function.knots[0]:g}"
+        )
 
 
 def explained(error: BaseException, model: keras.Model, function: Any) -> str:

@@ -22,7 +22,7 @@ _VERSIONS = {
     ("DEPTHWISE_CONV_2D", "int8"): 3, ("DEPTHWISE_CONV_2D", "int16"): 5, ("ADD", "int8"): 2, ("ADD", "int16"): 3,
     ("SUB", "int8"): 2, ("SUB", "int16"): 5, ("MUL", "int8"): 2, ("MUL", "int16"): 4, ("LEAKY_RELU", "int8"): 2,
     ("RELU", "int8"): 2, ("RELU", "int16"): 3, ("MINIMUM", "int8"): 2, ("MINIMUM", "int16"): 4, ("GREATER", "int8"): 2,
-    ("GREATER", "int16"): 3, ("QUANTIZE", "int8"): 2, ("QUANTIZE", "int16"): 3,
+    ("GREATER", "int16"): 2, ("QUANTIZE", "int8"): 2, ("QUANTIZE", "int16"): 3,
 }  # fmt: skip
 
 

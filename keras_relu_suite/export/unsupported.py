@@ -1,6 +1,7 @@
 """What cannot run: every (activation, mode, device), with the words in which the runtime or the exporter says so.
 
-A key that is `"*"` stands for all of them. A device of None: the export itself is refused.
+A key that is `"*"` stands for all of them. A device of None: the export itself is refused, whatever the target. What a
+device computes wrongly without a word, the export refuses for the targets that it belongs to.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ TABLE: dict[tuple[str, str, str | None], str] = {
     ("elu 0.5", "dynamic", "micro"): "Didn't find op for builtin opcode 'SELECT'",
     ("*", "float16", "micro"): "kTfLiteUInt8 was not true",
     ("*", "dynamic", "micro"): "not supported",
-    ("relu(threshold)", "int16x8", None): "a ReLU with a threshold cannot be had in int16x8",
-    ("relu(max, slope, threshold)", "int16x8", None): "a ReLU with a threshold cannot be had in int16x8",
+    ("relu(threshold)", "int16x8", "micro"): "TensorFlow Lite Micro computes the int16 GREATER wrongly",
+    ("relu(max, slope, threshold)", "int16x8", "micro"): "TensorFlow Lite Micro computes the int16 GREATER wrongly",
     ("elu", "int16x8", None): "elu cannot be had in int16x8",
     ("elu 0.5", "int16x8", None): "elu cannot be had in int16x8",
 }

@@ -174,7 +174,7 @@ def recognised(f: Pieces, rank: int, step: float = 0.0) -> Semantics | str | Non
         rank: Of the tensor that it is applied to; above 1 its axis 0 is the batch.
         step: Of the tensor's codes. A comparison of codes means every threshold from its own code to the next.
     """
-    f = _snapped(f)
+    f = _snapped(f, step > 0)
     if not f.knots:
         return None
     slopes = [_by_channel(s, rank) for s in f.slopes]
@@ -219,24 +219,25 @@ def _falls_to(knot: float, slope: Array, intercept: Array, step: float) -> bool:
     return bool(np.all((ends.min(axis=0) - slack <= intercept) & (intercept <= ends.max(axis=0) + slack)))
 
 
-def _snapped(f: Pieces) -> Pieces:
-    """Without pieces, slopes and intercepts that are there by rounding alone; knots as one would write them."""
+def _snapped(f: Pieces, codes: bool) -> Pieces:
+    """Without pieces, slopes and intercepts that are there by rounding alone; knots as one would write them, but where
+    the function jumps at a code: beside it that code would be on the other side."""
     size = max(float(np.abs(s).max()) for s in f.slopes) or 1.0
     reach = max([abs(k) for k in f.knots], default=0.0)
     slopes = tuple(np.where(np.abs(s) <= LINE * size, 0.0, s) for s in f.slopes)
     intercepts = tuple(np.where(np.abs(b) <= LINE * size * max(reach, LINE), 0.0, b) for b in f.intercepts)
-    knots = tuple(k if abs(float(f"{k:.6g}") - k) > LINE * abs(k) else float(f"{k:.6g}") + 0.0 for k in f.knots)
-    for i in range(len(knots)):
+    knots = []
+    for i in range(len(f.knots)):
         line = slopes[i + 1] * f.knots[i] + intercepts[i + 1]
-        same = np.all(np.abs(slopes[i] - slopes[i + 1]) <= LINE * size) and np.all(
-            np.abs(slopes[i] * f.knots[i] + intercepts[i] - line) <= LINE * size * max(reach, LINE)
-        )
-        if same:
-            keep = [j for j in range(len(knots)) if j != i]
+        gap = np.abs(slopes[i] * f.knots[i] + intercepts[i] - line)
+        meets = bool(np.all(gap <= LINE * size * max(reach, LINE)))
+        if meets and np.all(np.abs(slopes[i] - slopes[i + 1]) <= LINE * size):
+            keep = [j for j in range(len(f.knots)) if j != i]
             without = Pieces(tuple(f.knots[j] for j in keep), slopes[:i] + slopes[i + 1 :],
                              intercepts[:i] + intercepts[i + 1 :], tuple(f.at[j] for j in keep))  # fmt: skip
-            return _snapped(without)
-    return Pieces(knots, slopes, intercepts, f.at)
+            return _snapped(without, codes)
+        knots.append(f.knots[i] if codes and not meets else _written(f.knots[i]))
+    return Pieces(tuple(knots), slopes, intercepts, f.at)
 
 
 def _by_channel(value: Array, rank: int) -> Array:
@@ -245,3 +246,9 @@ def _by_channel(value: Array, rank: int) -> Array:
     if value.size and np.all(value == value.ravel()[0]):
         value = value.ravel()[:1].reshape(())
     return value[0] if value.ndim == rank > 1 else value
+
+
+def _written(knot: float) -> float:
+    """With six digits, where that is the same but for rounding."""
+    short = float(f"{knot:.6g}") + 0.0
+    return knot if abs(short - knot) > LINE * abs(knot) else short

@@ -208,15 +208,22 @@ def test_every_rectifier_in_int16(tmp_path, rank, layer, kind):
     assert v, v.summary()
 
 
-@pytest.mark.parametrize(("layer", "words"), [(K.ELU(), "elu cannot be had"), (K.ReLU(threshold=1.0), "threshold")])
-def test_what_int16_has_not_is_refused_before_conversion(tmp_path, monkeypatch, layer, words):
+@pytest.mark.parametrize(
+    ("layer", "words", "target"),
+    [
+        (K.ELU(), "elu cannot be had", "cpu"),
+        *((K.ReLU(threshold=1.0), "computes the int16 GREATER wrongly", t) for t in ("micro", "any", "ethos-u")),
+        (K.ReLU(1.0, threshold=2.0), "max_value that is not above", "cpu"),
+    ],
+)
+def test_what_int16_has_not_is_refused_before_conversion(tmp_path, monkeypatch, layer, words, target):
     from keras_relu_suite.export import convert
 
     monkeypatch.setattr(convert, "_convert", lambda *arguments: pytest.fail("the conversion was started"))
     layer = type(layer).from_config({**layer.get_config(), "name": "this_one"})
     model = keras.Sequential([keras.Input((4,)), K.Dense(4), layer])
     with pytest.raises(errors.ExportError, match=f"this_one: .*{words}.*mode='int8'"):
-        krs.export(model, tmp_path / "m.tflite", "int16x8", np.ones((3, 4)))
+        krs.export(model, tmp_path / "m.tflite", "int16x8", np.ones((3, 4)), target=target)
     assert list(tmp_path.iterdir()) == []
 
 

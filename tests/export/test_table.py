@@ -74,15 +74,19 @@ def test_the_table(tmp_path, running, name, mode):
         with pytest.raises(ExportError, match=whole):
             krs.export(model, path, mode, data, target="micro")
         return
-    done = krs.export(model, path, mode, data, target="micro")
+    refused, able = {}, running
+    try:
+        done = krs.export(model, path, mode, data, target="micro")
+    except ExportError as error:  # what micro would compute wrongly without a word
+        refused["micro"], able = str(error), {device: running[device] for device in DEVICES if device != "micro"}
+        done = krs.export(model, path, mode, data, target="cpu")
     file = schema.read(path.read_bytes())
     assert not any(op.name.startswith("CUSTOM") for op in file.ops)
     assert graph.float_islands(file) == ()
     if name != "crelu":
         assert {site["name"] for site in done.sites} == {f"at_{p}" for p in positions}
-    refused = {}
-    assert checked(path, name, running, refused) >= len(positions)
-    judged(path, None if name == "crelu" else model, running, refused)
+    assert checked(path, name, able, refused) >= len(positions)
+    judged(path, None if name == "crelu" else model, able, refused)
     for device in DEVICES:
         why, said = unsupported.reason(name, mode, device), refused.get(device)
         assert (why is None) == (said is None), f"{name} × {mode} × {device}: listed {why!r}, the runtime said {said!r}"

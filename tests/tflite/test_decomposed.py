@@ -233,3 +233,17 @@ def test_the_function_read_is_the_one_that_the_ops_compute(slopes, form):
         np.testing.assert_allclose(read, values, rtol=1e-5, atol=1e-5)
     finally:
         A = kept
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int8"])
+def test_a_jump_of_codes_stays_at_its_code(dtype):
+    """With six digits the knot would lie below its code, and the code above its knot."""
+    net, scale = Net(), 0.39970713 / 100
+    x = net.input((1, 4), dtype, scale, 0)
+    at = net.constant([100 * scale], dtype, scale)
+    condition = net.op("GREATER", [x, at], dtype="bool")
+    _, found = read(net, net.op("SELECT_V2", [condition, x, net.constant([0.0], dtype, scale)], like=x))
+    (site,) = found.sites
+    knot = 100 * float(site.input.scale[0])
+    assert float(f"{knot:.6g}") < knot
+    assert site.semantics.apply(knot) == 0 and site.semantics.apply(knot + float(site.input.scale[0])) > 0
