@@ -3,16 +3,11 @@ whether its op is called RELU, RELU6 or nothing."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from keras_relu_suite import semantics
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.tflite import bounds, cutout, names
-from keras_relu_suite.tflite.decomposed import LINE
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
 
@@ -35,17 +30,9 @@ def same(trained: Semantics, encoded: Semantics, site: TFLiteSite) -> bool:
         x = np.concatenate([cutout.to_real(halves, tensor), trained.knots, encoded.knots])
     else:
         x = cutout.to_real(cutout.drive(site.input, encoded), site.input)
-        encoded = _on_codes(encoded, x)
     x = x.reshape((-1,) + (1,) * max(s.ndim for s in (*trained.slopes, *encoded.slopes)))
     a, b = (np.clip(cutout.to_code(f.apply(x), tensor), low, high) for f in (trained, encoded))
     return bool(np.abs(a - b).max() <= 0.5)
-
-
-def _on_codes(encoded: Semantics, x: NDArray[Any]) -> Semantics:
-    """With each knot that is a code but for its last digits exactly there: where it jumps, those digits decide."""
-    nearest = [float(x.ravel()[np.abs(x - knot).argmin()]) for knot in encoded.knots]
-    knots = (n if np.isclose(n, k, rtol=LINE, atol=0) else k for n, k in zip(nearest, encoded.knots, strict=True))
-    return replace(encoded, knots=tuple(knots))
 
 
 def site(file: File, name: str, function: Semantics) -> TFLiteSite | None:
