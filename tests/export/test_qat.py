@@ -85,11 +85,14 @@ def test_every_rectifier_is_trained_and_exported_in_integers(tmp_path, activatio
     bound = done.sites[0].get("bound_lsb", 0.5)
     assert bound <= 2
     answers, lsb = run(tmp_path / "m.tflite", IMAGES[:16])
-    # The network in training rounds where the file does. Integer kernels may be a code off at the input of the last
-    # layer, or by what its rectifier was lowered for, and that layer at its output.
+    # The network in training rounds where the file does. Integer kernels may be a code off at the rectifier's input,
+    # which its slopes carry on, by its worst case beside training's own rounding at its output, a code at the input of
+    # the last layer (where the positions were averaged), and one at the output.
+    (site,) = graph.sites(file).sites
+    steep = max(float(np.abs(slopes).max()) for slopes in site.semantics.slopes) if site.semantics.slopes else 1.0
+    off = steep * site.input.scale[0] + (bound + 0.5) * site.output.scale[0]
     last = next(op for op in file.ops if op.name == "FULLY_CONNECTED" and op.outputs[0] == file.ops[-1].inputs[0])
-    carried = np.abs(file.constant(last.inputs[1])).sum(-1).max() * file.tensors[last.inputs[0]].scale[0]
-    carried *= max(1.0, bound + 0.5)
+    carried = np.abs(file.constant(last.inputs[1])).sum(-1).max() * (off + file.tensors[last.inputs[0]].scale[0])
     assert np.abs(answers - qat.predict(IMAGES[:16], verbose=0)).max() <= (carried + lsb) * (1 + 1e-5)  # float32
 
 
