@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -79,7 +80,8 @@ class Sshd:
     def cut(self):
         """End all connections, as a pulled plug would: nobody says goodbye."""
         for pid in self.sessions():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                os.kill(pid, signal.SIGKILL)
 
     def __exit__(self, *_):
         self.cut()

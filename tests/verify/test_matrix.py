@@ -96,7 +96,7 @@ def test_what_holds_everywhere_has_a_column(int8_file, tmp_path):
 
 def test_the_matrix_in_the_reports(verification, tmp_path):
     page = verification.save(tmp_path / "r.html").read_text()
-    assert "<th>reference = twin</th>" in page and "WRONG KRS101" in page
+    assert '<th class="several">reference = twin</th>' in page and "WRONG KRS101" in page
     assert "not checked" in page and "<li>refuses: KRS903" in page
     assert json.loads(verification.save(tmp_path / "r.json").read_text())["matrix"]["groups"][2]["devices"] == ["clips"]
 
