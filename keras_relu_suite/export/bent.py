@@ -46,15 +46,16 @@ def form(f: Rectifier | Elu, x: Grid, y: Grid) -> Form:
 
 def topped(of: Form, f: Rectifier, y: Grid) -> Form:
     """The same with a MINIMUM at the end, where y has codes above the clip."""
-    if not _open(f, y) or f.top is None:
+    top = _clip(f, y)
+    if top is None:
         return of
     last = replace(of.steps[-1], output="open")
-    return Form(of.name, (*of.steps[:-1], last, _minimum("open", "y", f.top, y)), {**of.inner, "open": y})
+    return Form(of.name, (*of.steps[:-1], last, _minimum("open", "y", top, y)), {**of.inner, "open": y})
 
 
-def _open(f: Rectifier, y: Grid) -> bool:
-    """Whether y has codes above the clip."""
-    return f.top is not None and y.range[1] > f.top + y.scale / 2
+def _clip(f: Rectifier, y: Grid) -> float | None:
+    """Where f is clipped, if y has codes above that."""
+    return f.top if f.top is not None and y.range[1] > f.top + y.scale / 2 else None
 
 
 def _minimum(operand: str, output: str, top: float, y: Grid) -> Step:
@@ -81,8 +82,9 @@ def _jump(f: Rectifier, x: Grid, y: Grid) -> Form:
         inner["upper"], upper = y, "upper"
     operands: tuple[str, ...] = ("above", upper)
     constant: Constant | None = _code(y.zero_point, y)
-    if _open(f, y):
-        steps.append(_minimum(upper, "held", float(f.top or 0), y))
+    top = _clip(f, y)
+    if top is not None:
+        steps.append(_minimum(upper, "held", top, y))
         inner["held"], upper = y, "held"
     if f.negative.any():
         weights = forms.per_channel(f.negative)

@@ -10,7 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from keras_relu_suite.export import (
     refused,
     steps,
 )
+from keras_relu_suite.export.losses import Kept
 from keras_relu_suite.export.ranged import Told
 from keras_relu_suite.export.ranges import Held
 from keras_relu_suite.export.signature import Inputs, inference, model_inputs
@@ -120,13 +121,33 @@ def export(
     inputs = model_inputs(model)
     description = Description(probe.executed(model, description.sites, inputs), description.unread)
     refused.before(spec, description.sites)
+    lowered.check(description.sites, spec.lowering)
     samples: calibrate.Arrays = {}
     if spec.calibrated:
         if calibration is None:
             raise CalibrationError(f"mode={mode!r} needs calibration=: a few hundred typical samples of the inputs")
         samples = calibrate.collect(calibration, inputs, spec.batch_size, calibration_samples)
-    count = len(next(iter(samples.values()), ()))
-    lowered.check(description.sites, spec.lowering)
+    made = _made(model, description, inputs, spec, samples, told)
+    report.files.write(destination, made.data)
+    digest, count = hashlib.sha256(made.data).hexdigest(), len(next(iter(samples.values()), ()))
+    return Exported(destination, mode, len(made.data), digest, made.sites, made.findings, count, made.losses, made.held)
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """The bytes of a file, and what `Exported` says of it."""
+
+    data: bytes
+    sites: tuple[dict[str, Any], ...]
+    findings: tuple[str, ...]
+    losses: Kept | None
+    held: tuple[Held, ...]
+
+
+def _made(
+    model: keras.Model, description: Description, inputs: Inputs, spec: Spec, samples: calibrate.Arrays, told: Told
+) -> _Made:
+    """The network as it is to be converted, converted, lowered, and with what `verify` needs to know of it."""
     doubles = doubling.wanted(model, spec.lowering)
     flipped = flips.wanted(model, description, inputs, spec.lowering)
     ready = kept.Prepared(flipped.model, flipped.description)
@@ -134,30 +155,30 @@ def export(
         told("measure activations", 0, 0)
         ready = kept.prepared(flipped.model, flipped.description, inputs, samples, spec, doubles)
     folded = doubling.folded(ready, inputs, spec.lowering)
-    ready = folded.ready
-    data = _convert(ready.model, ready.description.sites, inputs, spec, samples, told)
+    network = folded.ready.description
+    data = _convert(folded.ready.model, network.sites, inputs, spec, samples, told)
     held: tuple[Held, ...] = ()
     if spec.ranges != "minmax":
         with _quiet():
-            data, held = ranged.quantized(data, ready.description.sites, spec, samples, told)
+            data, held = ranged.quantized(data, network.sites, spec, samples, told)
     told("lower", 0, 0)
-    low = lowered.lower(data, ready.description.sites, spec.form, spec.target, mode=spec.mode)
+    low = lowered.lower(data, network.sites, spec.form, spec.target, mode=spec.mode)
     costs = {site: {**low.costs.get(site, {}), **more} for site, more in (folded.costs | flipped.costs).items()}
-    low = replace(low, costs=low.costs | costs, findings=flipped.findings + folded.findings + low.findings)
-    low = replace(low, data=delegated.safe(low.data, spec.target))
-    data, sites, findings = metadata.written(low, ready.description, spec, count)
-    data = note.with_doubles(note.written(data, flipped.model, ready.scales), folded.doubles)
+    low = replace(
+        low, data=delegated.safe(low.data, spec.target), costs=low.costs | costs,
+        findings=flipped.findings + folded.findings + low.findings,
+    )  # fmt: skip
+    count = len(next(iter(samples.values()), ()))
+    data, sites, findings = metadata.written(low, network, spec, count)
+    data = note.with_doubles(note.written(data, flipped.model, folded.ready.scales), folded.doubles)
     data = note.with_flips(data, flipped.flips)
     losses = None
     if ready.losses is not None:
-        losses = ready.losses(steps.around(data, ready.description.sites, {one.site for one in folded.doubles}))
+        losses = ready.losses(steps.around(data, network.sites, {one.site for one in folded.doubles}))
         findings = losses.lines() + findings
     if samples:
         findings += tuple(calibrate.unreached(model, description.sites, inputs, samples))
-    findings += _placement(data, sites, spec)
-    report.files.write(destination, data)
-    digest = hashlib.sha256(data).hexdigest()
-    return Exported(destination, mode, len(data), digest, sites, findings, count, losses, held)
+    return _Made(data, sites, findings + _placement(data, sites, spec), losses, held)
 
 
 def _placement(data: bytes, sites: Sequence[dict[str, Any]], spec: Spec) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ tensor of f. Where the one is less than the other is a matter of the machine.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,23 +97,9 @@ def find(model: keras.Model) -> tuple[tuple[Double, ...], tuple[Skipped, ...]]:
     """Every rectifier with slopes, and every ConcatenatedReLU, of a Sequential or functional model, nested ones
     included, as a double or with the reason why not; of other models none."""
     description = describe(model)
-    bent = [site for site in description.sites if _bends(site)]
-    if not pairs.can_be_read(model):
-        reason = f"which layer reads which is not known of a {type(model).__name__}"
-        return (), tuple(Skipped(site.name, reason) for site in bent)
-    graphs = list(pairs.graphs_of(model))
-    found, skipped = [], []
-    for site in bent:
-        try:
-            found.append(_double(site, graphs))
-        except No as reason:
-            skipped.append(Skipped(site.name, str(reason)))
-    for name, layer in _concatenating(model, description):
-        try:
-            found.append(_concatenation(name, layer, graphs))
-        except No as reason:
-            skipped.append(Skipped(name, str(reason)))
-    return tuple(found), tuple(skipped)
+    bent = [(site.name, functools.partial(_double, site)) for site in description.sites if _bends(site)]
+    twice = [(n, functools.partial(_concatenation, n, layer)) for n, layer in _concatenating(model, description)]
+    return pairs.sorted_out(model, [*bent, *twice])
 
 
 def _bends(site: Site) -> bool:

@@ -10,6 +10,7 @@ for a LeakyReLU above 1).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,17 +87,7 @@ def wanted(model: keras.Model, description: Description, inputs: Inputs, name: s
 def find(model: keras.Model) -> tuple[tuple[Flip, ...], tuple[Skipped, ...]]:
     """Every rectifier with slopes beyond ±1 and 1 on x > 0, with the reason if it cannot be folded."""
     steep = [site for site in describe(model).sites if _steep(site)]
-    if not pairs.can_be_read(model):
-        reason = f"which layer reads which is not known of a {type(model).__name__}"
-        return (), tuple(Skipped(site.name, reason) for site in steep)
-    graphs = list(pairs.graphs_of(model))
-    found, skipped = [], []
-    for site in steep:
-        try:
-            found.append(_flip(site, graphs))
-        except No as reason:
-            skipped.append(Skipped(site.name, str(reason)))
-    return tuple(found), tuple(skipped)
+    return pairs.sorted_out(model, [(site.name, functools.partial(_flip, site)) for site in steep])
 
 
 def _steep(site: Site) -> bool:

@@ -7,9 +7,10 @@ does once its gamma and beta are divided by s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -58,6 +59,8 @@ class Pair:
     channels: int
     norm: Any = field(default=None, repr=False)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -85,14 +88,29 @@ def find(model: keras.Model) -> tuple[tuple[Pair, ...], tuple[Skipped, ...]]:
             "Equalisation needs a built Sequential or functional keras model: which layer reads which is not known of "
             f"any other. Received: {type(model).__name__}"
         )
+    return sorted_out(model, [(site.name, functools.partial(_pair, site)) for site in describe(model).sites])
+
+
+def sorted_out(
+    model: Any, candidates: Sequence[tuple[str, Callable[[list[Graph]], T]]]
+) -> tuple[tuple[T, ...], tuple[Skipped, ...]]:
+    """What is made of each site of the model, by its name, or the reason why nothing can be.
+
+    Args:
+        model: Any model; of one whose layers keras does not know the order of, nothing is made.
+        candidates: The sites' names, and what makes something of each, given the model's graphs; it may raise `No`.
+    """
+    if not can_be_read(model):
+        reason = f"which layer reads which is not known of a {type(model).__name__}"
+        return (), tuple(Skipped(name, reason) for name, _ in candidates)
     graphs = list(graphs_of(model))
-    pairs, skipped = [], []
-    for site in describe(model).sites:
+    found, skipped = [], []
+    for name, make in candidates:
         try:
-            pairs.append(_pair(site, graphs))
+            found.append(make(graphs))
         except No as reason:
-            skipped.append(Skipped(site.name, str(reason)))
-    return tuple(pairs), tuple(skipped)
+            skipped.append(Skipped(name, str(reason)))
+    return tuple(found), tuple(skipped)
 
 
 def can_be_read(model: Any) -> bool:

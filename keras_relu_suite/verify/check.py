@@ -13,15 +13,14 @@ import keras
 
 from keras_relu_suite.devices import Device
 from keras_relu_suite.devices.returned import Returned
-from keras_relu_suite.errors import (
-    UsageError,
-)
+from keras_relu_suite.errors import UsageError
 from keras_relu_suite.export import note
 from keras_relu_suite.tflite import graph
 from keras_relu_suite.tflite.schema import File
 from keras_relu_suite.verify import advice, asked, calibrated, fidelity, halves, match
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
+from keras_relu_suite.verify.match import Pair
 from keras_relu_suite.verify.result import DeviceRecord, Verification, site_record
 from keras_relu_suite.verify.rules import Finding, finding
 from keras_relu_suite.verify.running import choose, device_finding, functions, start, vanished
@@ -100,17 +99,11 @@ def verify(
         running = start(chosen, file, records, findings)
         say(f"function: {len(pairs)} activations on {len(running)} devices")
         checks = functions(file, pairs, running, findings)
-        findings += advice.findings(file, pairs, checks)
-        for p in pairs:
-            if p.expected is not None:
-                mine = [c for c in checks if c.site == p.name]
-                findings += fidelity.slopes(p.name, p.expected.semantics, file, p.site, mine)
+        findings += advice.findings(file, pairs, checks) + _slope_findings(file, pairs, checks)
         if arrays is not None and model is not None and description is not None and ports is not None:
             say(f"in place and end to end: {len(arrays[0])} samples")
-            there = [d for d in running if d.name not in vanished(running, findings)]
-            whole = [d for d in there if not isinstance(d, Returned) or d.on_data]
-            outcome = Comparison(file, pairs, ports, model, description.sites, labels, trained).run(whole, arrays)
-            findings += _in_place_findings(outcome, whole) + _not_on_data(there, whole)
+            comparison = Comparison(file, pairs, ports, model, description.sites, labels, trained)
+            outcome = _on_data(comparison, running, arrays, findings)
         else:
             not_compared.append("in place and end to end: needs the Keras model and data")
     finally:
@@ -138,6 +131,26 @@ def verify(
         not_compared=tuple(not_compared),
         strict=strict,
     )
+
+
+def _slope_findings(file: File, pairs: Sequence[Pair], checks: Sequence[SiteCheck]) -> list[Finding]:
+    found = []
+    for p in pairs:
+        if p.expected is not None:
+            mine = [c for c in checks if c.site == p.name]
+            found += fidelity.slopes(p.name, p.expected.semantics, file, p.site, mine)
+    return found
+
+
+def _on_data(
+    comparison: Comparison, running: Sequence[Device], arrays: Sequence[Any], findings: list[Finding]
+) -> Outcome:
+    """What the devices that are still there give for the whole file, and what is found of it."""
+    there = [d for d in running if d.name not in vanished(running, findings)]
+    whole = [d for d in there if not isinstance(d, Returned) or d.on_data]
+    outcome = comparison.run(whole, arrays)
+    findings += _in_place_findings(outcome, whole) + _not_on_data(there, whole)
+    return outcome
 
 
 def _graph_findings(file: File) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
@@ -63,10 +64,8 @@ class Lies(Mine):
     """Answers with what it gave before, instead of an error."""
 
     def run(self, model, inputs, outputs, repeats=0):
-        try:
+        with contextlib.suppress(DeviceError):  # the very breach that this device is for
             self.last = super().run(model, inputs, outputs, repeats)
-        except DeviceError:
-            pass
         return self.last
 
 

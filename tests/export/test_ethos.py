@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import keras_relu_suite as krs
-from keras_relu_suite.export import ethos
+from keras_relu_suite.export import ethos, lowering
 from keras_relu_suite.layers import PReLU
 from keras_relu_suite.tflite import schema
 
@@ -83,10 +83,12 @@ def test_a_prelu_of_int16_stops_vela_and_that_is_said(model, tmp_path):
     assert done.path.exists()
 
 
-@needs_vela
-def test_other_targets_do_not_ask(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(ethos, "findings", lambda *arguments: pytest.fail("vela was asked"))
-    krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=DATA, target="micro")
+@pytest.mark.parametrize("target", lowering.ORDERS)
+def test_only_this_target_asks(model, tmp_path, monkeypatch, target):
+    asked = []
+    monkeypatch.setattr(ethos, "findings", lambda data, sites: asked.append(sites) or ("said",))
+    done = krs.export(model, tmp_path / "m.tflite", mode="int8", calibration=DATA, target=target)
+    assert (asked, "said" in done.findings) == (([["p", "q"]], True) if target == "ethos-u" else ([], False))
 
 
 def test_without_vela_it_says_so_and_how_to_get_it(model, tmp_path, monkeypatch):
