@@ -32,11 +32,14 @@ exit codes:
 Tried: --ssh against an sshd on loopback, --adb against a stand-in that records what it is told.
 Not tried: a real phone.
 """
-# Reads the bundle, runs the words, writes the outputs; what it unpacked goes with it, whatever ends it.
+# Reads the bundle, runs the words for at most $2 seconds, writes the outputs; what it unpacked goes with it, whatever
+# ends it: a connection that is lost ends nothing there by itself.
 REMOTE = (
-    'set -e; folder=$(mktemp -d); trap \'rm -rf "$folder"\' EXIT; trap "exit 1" HUP INT TERM; '
-    'cd "$folder"; tar xf -; outputs=$1; shift; code=0; "$@" >&2 </dev/null || code=$?; '
-    'tar cf - "$outputs"; exit "$code"'
+    'set -e; folder=$(mktemp -d); trap \'rm -rf "$folder"\' EXIT; trap "exit 1" HUP INT TERM PIPE; '
+    'cd "$folder"; tar xf -; outputs=$1; limit=$2; shift 2; code=0; '
+    '"$@" >&2 </dev/null & runner=$!; '
+    '{ sleep "$limit" & trap "kill $!" TERM; wait "$!" && kill -9 "$runner"; } >/dev/null 2>&1 </dev/null & watch=$!; '
+    'wait "$runner" || code=$?; kill "$watch" 2>/dev/null || true; tar cf - "$outputs"; exit "$code"'
 )
 
 
@@ -132,6 +135,7 @@ def told(words: list[str], limit: float, fed: bytes = b"", always: bool = False)
 
 def last_line(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = (done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()).splitlines()
+    lines = [line for line in lines if "due to previous errors" not in line]  # with which tar ends
     return f": {lines[-1][:200]}" if lines else ""
 
 
@@ -224,7 +228,7 @@ def on_machine(folder: Path, manifest: dict[str, Any], reach: Any, limit: float)
     with tarfile.open(fileobj=fed, mode="w") as archive:
         archive.add(folder, ".")
     engine = "micro" if reach.kernels == "micro" else "litert"
-    words = ["sh", "-c", REMOTE, "sh", manifest["outputs"], reach.python, "run.py", engine]
+    words = ["sh", "-c", REMOTE, "sh", manifest["outputs"], f"{limit:g}", reach.python, "run.py", engine]
     done = told(reach.there(words), limit, fed.getvalue(), always=True)
     if done.stdout:
         unpack(folder, manifest, done.stdout)

@@ -239,7 +239,7 @@ def main() -> None:
     try:
         engine = made(sys.argv[1], sys.argv[2:])
     except Exception as error:
-        send(stdout, {"ready": False, "reason": f"{type(error).__name__}: {error}"})
+        send(stdout, {"ready": False, "reason": f"{error}" or type(error).__name__})
         return
     found = {key: getattr(engine, key) for key in ("engine", "version", "kind", "platform") if hasattr(engine, key)}
     send(stdout, {"ready": True, **found})

@@ -188,7 +188,17 @@ def _in_place_findings(outcome: Outcome, devices: Sequence[Device]) -> list[Find
         if device.name in outcome.failed:
             found.append(device_finding(device, outcome.failed[device.name], "the file with its inner tensors tapped"))
         if device.name in outcome.tapped_differs:
-            found.append(finding("KRS304", f"{device.name}: other outputs with the tensors tapped", device=device.name))
+            untapped, tapped = outcome.tapped_differs[device.name]
+            nearer = "the untapped file" if untapped < tapped else "the tapped file"
+            found.append(
+                finding(
+                    "KRS304",
+                    f"{device.name}: other outputs with the tensors tapped. RMS from Keras over the first batch: "
+                    f"untapped {untapped:.3g}, tapped {tapped:.3g}"
+                    + (f", so {nearer} is nearer" if untapped != tapped else ""),
+                    device=device.name,
+                )
+            )
         if device.name in outcome.not_finite:
             found.append(finding("KRS401", f"{device.name}: NaN or inf in the outputs", device=device.name))
         bad = [i for i in outcome.in_place if i.device == device.name and not i]

@@ -43,7 +43,7 @@ class Outcome:
 
     in_place: tuple[InPlace, ...]
     end_to_end: tuple[EndToEnd, ...]
-    tapped_differs: tuple[str, ...]
+    tapped_differs: dict[str, tuple[float, float]]  # the RMS from Keras of the untapped and of the tapped file
     not_finite: tuple[str, ...]
     failed: dict[str, DeviceError]
     not_aligned: tuple[str, ...]
@@ -107,7 +107,7 @@ class Comparison:
         free: list[list[Floats]] = []
         drawn: list[list[list[Floats]]] = [[] for _ in range(DRAWS)]
         failed: dict[str, DeviceError] = {}
-        differs: set[str] = set()
+        differs: dict[str, tuple[float, float]] = {}
         not_finite: set[str] = set()
         for n, part in enumerate(tap.batches(self.file, arrays)):
             kept, ends = self._free(part)
@@ -120,7 +120,9 @@ class Comparison:
                     if n == 0:
                         plain = device.run(self.file.data, feeds, outputs=len(self.file.outputs))
                         if not tap.same_bits(seen.raw, plain.outputs):
-                            differs.add(device.name)
+                            differs[device.name] = (
+                                self._off(tapper, ends, plain.outputs), self._off(tapper, ends, seen.raw)
+                            )  # fmt: skip
                 except DeviceError as error:
                     failed[device.name] = error
                     continue
@@ -133,11 +135,21 @@ class Comparison:
         return Outcome(
             in_place=tuple(v for name in alive for v in (t.judge(name) for t in tallies[name]) if v is not None),
             end_to_end=tuple(e for d in alive for e in self._end_to_end(d, free, drawn, got[d], got[alive[0]])),
-            tapped_differs=tuple(sorted(differs)),
+            tapped_differs=differs,
             not_finite=tuple(sorted(not_finite)),
             failed=failed,
             not_aligned=tuple(sorted(self.not_aligned)),
         )
+
+    def _off(self, tapper: tap.Tap, expected: list[Floats], raw: Sequence[NDArray[Any]]) -> float:
+        """How far the file's own outputs are from Keras'."""
+        by_tensor = dict(zip(self.file.outputs, raw, strict=True))
+        errors = [
+            np.ravel(tapper.real(end.index, by_tensor[end.index])) - np.ravel(value)
+            for end, value in zip(self.ends, expected, strict=True)
+            if end.softmax is None
+        ]
+        return float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
 
     def _free(self, part: Sequence[NDArray[Any]]) -> tuple[dict[int, tuple[Floats, Floats]], list[Floats]]:
         """Keras by itself: input and output of every stretch, and the ends."""

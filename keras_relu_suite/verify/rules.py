@@ -191,7 +191,8 @@ RULES = {
     "KRS304": Rule(
         "error",
         "The file gives other outputs once its inner tensors are outputs too.",
-        "The runtime computes differently under observation, so what was seen inside proves nothing.",
+        "The runtime computes differently under observation, so what was seen inside proves nothing. Either run may be "
+        "the wrong one: the message says how far each is from Keras.",
         "Update the runtime; compare end to end only.",
     ),
     "KRS401": Rule(

@@ -79,9 +79,30 @@ def start(devices: Sequence[Device], file: File, records: list[DeviceRecord], fi
         device = next(d for d in devices if d.name == name)
         if nowhere and _lacking([why]):
             findings.append(finding("KRS214", f"{name} refuses the whole file: {why}", device=name))
+        elif newer := _newer(device, why, file, zeros):
+            findings.append(
+                finding("KRS903", f"{name} ({device.version}) refuses the whole file: {why}; {newer}", device=name)
+            )
         else:
             findings.append(device_finding(device, why, "the whole file"))
     return running
+
+
+def _newer(device: Device, why: DeviceError, file: File, zeros: list[NDArray[Any]]) -> str:
+    """What to say if the same engine takes here, in another version, what it rejects there: then the version is at
+    fault and not the file. Empty if it does not."""
+    if not isinstance(why, FileRejected):
+        return ""
+    with devices_by_name.get(EVERY_OP) as here:
+        if here.unavailable() is not None or (here.engine, here.version) == (device.engine, device.version):
+            return ""
+        here.limits = limits.of(file)
+        try:
+            here.run(file.data, zeros, outputs=len(file.outputs))
+        except DeviceError:
+            return ""
+        same = here.engine == device.engine
+        return f"{here.engine} {here.version} takes it: another version of the runtime is needed there" if same else ""
 
 
 def _lacking(errors: Iterable[DeviceError]) -> bool:

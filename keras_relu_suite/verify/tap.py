@@ -72,9 +72,9 @@ class Tap:
             FileRejected: a tensor has another size than the file says.
         """
         result = device.run_probe(self.model, feeds, outputs=len(self.tensors))
-        by_tensor = {t: self._real(t, a) for t, a in zip(self.tensors, result.outputs, strict=True)}
+        by_tensor = {t: self.real(t, a) for t, a in zip(self.tensors, result.outputs, strict=True)}
         for index, feed in zip(self.file.inputs, feeds, strict=True):
-            by_tensor.setdefault(index, self._real(index, feed))
+            by_tensor.setdefault(index, self.real(index, feed))
         return Tapped(
             ends=tuple(by_tensor[t] for t in self.ends),
             inputs=tuple(by_tensor[t] for t in self.quantised_inputs),
@@ -83,7 +83,7 @@ class Tap:
             raw=result.outputs[: len(self.file.outputs)],
         )
 
-    def _real(self, index: int, values: NDArray[Any]) -> Floats:
+    def real(self, index: int, values: NDArray[Any]) -> Floats:
         """Real values, the invocations and the file's batch merged into one axis of samples."""
         tensor = self.file.tensors[index]
         if values.size % max(1, math.prod(tensor.shape[1:])):

@@ -223,6 +223,33 @@ def test_cut_off_over_ssh_is_exit_3_and_leaves_nothing_there(script, server, mon
     assert not where.exists()
 
 
+@pytest.mark.skipif(sshd.MISSING is not None, reason=f"ssh: {sshd.MISSING}")
+def test_a_runner_that_hangs_over_ssh_is_ended_there_too(script, server, monkeypatch, tmp_path, int8_file):
+    monkeypatch.setenv("KRS_SSH", server.command)
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\npwd >{tmp_path}/where; echo $$ >{tmp_path}/pid; exec sleep 1000\n")
+    python.chmod(0o755)
+    wanted = ["--ssh", server.url(f"?python={python}"), "--time-limit", "2"]
+    assert script.main([str(int8_file), *wanted]) == 3
+    where, pid = (Path((tmp_path / name).read_text().strip()) for name in ("where", "pid"))
+    for _ in range(100):
+        if not where.exists() and not (Path("/proc") / pid).exists():
+            break
+        script.subprocess.run(["sleep", "0.1"], check=True)
+    assert not where.exists() and not (Path("/proc") / pid).exists()
+
+
+def test_a_full_disk_there_is_exit_3_and_leaves_nothing(script, monkeypatch, tmp_path, capsys, int8_file):
+    ssh = tmp_path / "ssh"  # a machine on which no file can be larger than 512 bytes
+    ssh.write_text(f'#!/bin/bash\ntrap "" XFSZ; ulimit -f 1; export TMPDIR={tmp_path}/there; exec sh -c "${{!#}}"\n')
+    ssh.chmod(0o755)
+    (tmp_path / "there").mkdir()
+    monkeypatch.setenv("KRS_SSH", str(ssh))
+    assert script.main([str(int8_file), "--ssh", f"pi@host?python={sys.executable}"]) == 3
+    assert "Wrote only 1024 of " in capsys.readouterr().err
+    assert list((tmp_path / "there").iterdir()) == []
+
+
 @pytest.mark.slow
 def test_the_script_itself(phone, tmp_path, int8_file):
     folder = tmp_path / "scripts"

@@ -10,7 +10,7 @@ import pytest
 import keras_relu_suite as krs
 from keras_relu_suite import devices
 from keras_relu_suite.devices import Device, Run
-from keras_relu_suite.errors import DeviceCrashed, DeviceRefused
+from keras_relu_suite.errors import DeviceCrashed, DeviceRefused, FileRejected
 from keras_relu_suite.tflite import graph, schema
 from keras_relu_suite.verify import match, running
 
@@ -58,6 +58,20 @@ def test_a_device_that_refuses_the_file_is_exit_3(monkeypatch, int8_file):
     use(monkeypatch, Fake(fails(DeviceRefused("no PRELU here"))))
     v = krs.verify(int8_file, devices=["fake", "reference"])
     assert v.exit_code == 3 and "no PRELU here" in v.findings[0].message
+
+
+@pytest.mark.parametrize(("version", "exit_code"), [("1.4.0", 3), (None, 1)])
+def test_a_runtime_of_another_version_that_rejects_what_this_one_takes_is_exit_3(
+    monkeypatch, int8_file, version, exit_code
+):
+    def fault(fake, real):
+        fake.version = version or fake.version
+        raise FileRejected("input->type != alpha->type (INT16 != INT8)")
+
+    use(monkeypatch, Fake(fault))
+    v = krs.verify(int8_file, devices=["fake", "reference"])
+    assert v.exit_code == exit_code and not v
+    assert ("takes it: another version" in v.findings[0].message) == (exit_code == 3)
 
 
 def test_a_crash_on_the_file_is_exit_1_if_the_runtime_starts_otherwise(monkeypatch, int8_file, chain, data):
@@ -129,7 +143,8 @@ def test_a_runtime_that_computes_otherwise_when_tapped(monkeypatch, int8_file, c
 
     use(monkeypatch, Fake(fault))
     v = krs.verify(int8_file, model=chain, data=data, devices=["fake"])
-    assert "KRS304" in {f.code for f in v.findings}
+    message = next(f.message for f in v.findings if f.code == "KRS304")
+    assert "untapped 0.25" in message and "the tapped file is nearer" in message
 
 
 def test_a_wrong_activation_kernel_is_found_and_named(monkeypatch, int8_file):
