@@ -18,7 +18,7 @@ from keras import ops
 from keras_relu_suite import structure
 from keras_relu_suite.describe import describe
 from keras_relu_suite.errors import ModelError, one_line
-from keras_relu_suite.monitor import flow_step, measure, probe, turns
+from keras_relu_suite.monitor import baseline, flow_step, measure, probe, turns
 from keras_relu_suite.monitor.counter import live_slopes
 from keras_relu_suite.monitor.flow_held import FlowHeld, Step
 from keras_relu_suite.monitor.flow_layout import Layout
@@ -73,6 +73,7 @@ class Flow:
         shapes = tuple(tuple(v.shape) for v in model.trainable_variables)
         self.layout = Layout(parts, tuple(at[id(site.layer)] for site in self.sites), shapes)
         self._flat = flow_step.Flat(shapes)
+        self._kind, self._outputs = baseline.loss_kind(model), baseline.outputs_of(model)
         self.failed: dict[str, str] = {}
         self.seen: set[int] = set()
         self.lost: set[int] = set()
@@ -281,4 +282,5 @@ class Flow:
         # A step of the user's own tells no other loss than this.
         loss = logs.get("loss") if now.loss is None and isinstance(logs, dict) else None
         scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
-        self._held.add(Step(x, y, loss, now.gradients, now.updates, self._full, scaled))
+        constant = baseline.constant_loss(self._kind, y, self._outputs) if self._full else ops.zeros((), "float32")
+        self._held.add(Step(x, y, constant, loss, now.gradients, now.updates, self._full, scaled))

@@ -25,6 +25,7 @@ class Step:
 
     Args:
         x, y: Inputs and targets; None where there are none.
+        constant: The loss of the best constant answer.
         loss: Where no forward pass left one.
         gradients: The scale of every weight's; None where the optimizer was not seen.
         updates: As `flow_step.updates` gives them.
@@ -34,6 +35,7 @@ class Step:
 
     x: Tensor | None
     y: Tensor | None
+    constant: Tensor
     loss: Tensor | None
     gradients: Tensor | None
     updates: Tensor | None
@@ -84,7 +86,7 @@ class FlowHeld:
         if step.full:
             updates = ops.zeros((3 * layout.weights,), "float32") if step.updates is None else step.updates
             spreads = [unknown if part is None else measure.spread(part) for part in (step.x, step.y)]
-            sample = self._together(ops.concatenate([updates, *spreads]))
+            sample = self._together(ops.concatenate([updates, *spreads, ops.reshape(step.constant, (1,))]))
             parts = [sample[: 3 * layout.weights], forward[layout.loss + 1 :], sample[3 * layout.weights :]]
             after[3] = slow + ops.concatenate(parts)
         for held, value in zip(self.main, after, strict=True):

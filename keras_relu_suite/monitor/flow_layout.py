@@ -25,7 +25,8 @@ Array = NDArray[np.float32]
 class Layout:
     """Every step gives one vector: inputs, the activations of each part, loss, the gradient of each weight, all as
     scales. A sampled step gives a second one: of each weight the share of zeros in its gradient, the size of its update
-    and its own, of each site how idle it was, and the spread of inputs and targets.
+    and its own, of each site how idle it was, the spread of inputs and targets, and the loss of the
+    best constant answer.
 
     Args:
         parts: The layers, in forward order.
@@ -54,7 +55,7 @@ class Layout:
     @property
     def sampled(self) -> int:
         """How long a sampled step's vector is."""
-        return 3 * self.weights + len(self.sites) + 2 * _SPREAD
+        return 3 * self.weights + len(self.sites) + 2 * _SPREAD + 1
 
     def not_finite(self, bad: NDArray[np.int32]) -> NotFinite | None:
         """From what the variable `bad` holds: the step + 1, and where in its vector."""
@@ -99,7 +100,7 @@ class Layout:
         )  # fmt: skip
         kept, ring = min(steps, RING), np.asarray(values["ring"], np.float64)
         losses = np.roll(ring, -(steps % RING)) if steps > RING else ring
-        x, y = slow[-2 * _SPREAD : -_SPREAD], slow[-_SPREAD:]
+        x, y = slow[-2 * _SPREAD - 1 : -_SPREAD - 1], slow[-_SPREAD - 1 : -1]
         return FlowRecord(
             epoch=epoch,
             step=control[STEP] - steps,
@@ -114,6 +115,7 @@ class Layout:
             loss_high=float(fast[HIGH, self.loss]),
             inputs=_spread(x) if sampled else None,
             targets=_spread(y) if sampled else None,
+            constant=float(slow[-1]) if sampled and math.isfinite(slow[-1]) else None,
             learning_rate=learning_rate,
             not_finite=self.not_finite(values["bad"]),
         )

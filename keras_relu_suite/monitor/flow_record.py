@@ -88,6 +88,7 @@ class FlowRecord:
         losses: The loss of each of its last 512 steps.
         loss, loss_first, loss_low, loss_high: Mean, first, least and greatest loss over all its steps.
         inputs, targets: Of the first input and the first target; None where there are none.
+        constant: The loss of the best constant answer, at sampled steps; None where it is not known.
         learning_rate: When the window ended.
         not_finite: The first NaN or infinity; None if there was none.
     """
@@ -105,6 +106,7 @@ class FlowRecord:
     loss_high: float
     inputs: Spread | None
     targets: Spread | None
+    constant: float | None
     learning_rate: float | None
     not_finite: NotFinite | None = None
 
