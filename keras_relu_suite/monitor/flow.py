@@ -71,7 +71,8 @@ class Flow:
         at = {id(part.layer): i for i, part in enumerate(parts)}
         self.sites = tuple(site for site in describe(model).sites if id(site.layer) in at)
         shapes = tuple(tuple(v.shape) for v in model.trainable_variables)
-        self.layout = Layout(parts, tuple(at[id(site.layer)] for site in self.sites), shapes)
+        kinds = tuple((at[id(site.layer)], site.semantics.piecewise_linear) for site in self.sites)
+        self.layout = Layout(parts, kinds, shapes)
         self._flat = flow_step.Flat(shapes)
         self._kind, self._outputs = baseline.loss_kind(model), baseline.outputs_of(model)
         self.failed: dict[str, str] = {}
@@ -85,7 +86,8 @@ class Flow:
         self._undo: Callable[[], None] | None = None
 
     def attach(self, split: bool = True) -> None:
-        """Begin to measure, in the train function that keras makes next; with `split` it is made at once, as two."""
+        """Begin to measure, in a train function that is made anew; with `split` as two (`turns.split`), else every step
+        is a sampled one."""
         model, jax = self.model, keras.backend.backend() == "jax"
         name, around = ("stateless_apply", self._jax_apply) if jax else ("apply", self._apply)
         undo = [
@@ -99,9 +101,10 @@ class Flow:
         ]
         if jax:
             undo.append(structure.carry(model, self._held.variables))
-        turns.forget(model)
         if split:
             turns.split(model, self, self.every)
+        else:
+            turns.renew(model)
 
         def leave() -> None:
             turns.leave(model, self)

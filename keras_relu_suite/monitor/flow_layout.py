@@ -30,12 +30,12 @@ class Layout:
 
     Args:
         parts: The layers, in forward order.
-        sites: For each activation that is measured, which part it belongs to.
+        sites: For each activation that is measured, which part it belongs to, and whether it is piecewise linear.
         shapes: Of the trainable weights.
     """
 
     parts: tuple[Part, ...]
-    sites: tuple[int, ...]
+    sites: tuple[tuple[int, bool], ...]
     shapes: tuple[tuple[int, ...], ...]
 
     @property
@@ -89,7 +89,8 @@ class Layout:
         slow = np.asarray(values["slow"], np.float64) / max(sampled, 1)
         mean = fast[SUM] / max(steps, 1)
         scales = np.stack([fast[SUM] / max(applied, 1), fast[FIRST], fast[HIGH]])[:, self.loss + 1 :]
-        idle = dict(zip(self.sites, slow[3 * self.weights :][: len(self.sites)], strict=True))
+        shares = slow[3 * self.weights :][: len(self.sites)].tolist()
+        idle = {part: (piecewise, share) for (part, piecewise), share in zip(self.sites, shares, strict=True)}
         layers = tuple(
             self._layer(
                 part, scales if applied > 0 else None, slow if sampled and applied > 0 else None,
@@ -122,14 +123,14 @@ class Layout:
 
     def _layer(
         self, part: Part, scales: NDArray[np.float64] | None, slow: NDArray[np.float64] | None,
-        activation: Sequence[float] | None, idle: float | None, lost: Collection[int],
+        activation: Sequence[float] | None, idle: tuple[bool, float] | None, lost: Collection[int],
     ) -> LayerFlow:  # fmt: skip
         mine = [i for i in part.weights if i not in lost]
         found: dict[str, Any] = {}
         if activation is not None:
             found |= {"activation": float(activation[0]), "activation_first": float(activation[1])}
         if idle is not None:
-            found["idle"] = float(idle)
+            found |= {"idle": float(idle[1]), "piecewise": idle[0]}
         if mine and scales is not None:
             main = part.kernel if part.kernel in mine else max(mine, key=lambda i: math.prod(self.shapes[i]))
             bias = next((i for i in mine if i != main and len(self.shapes[i]) == 1), None)

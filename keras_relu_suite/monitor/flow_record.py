@@ -52,6 +52,7 @@ class LayerFlow:
         activation, activation_first: Scale of its output; None where it was not seen.
         idle: Of its activation function the share of units that never fired in a sampled batch (piecewise linear) or
             of elements on a flat end (smooth); None without one.
+        piecewise: Whether that function is piecewise linear; None without one.
         bias_gradient: Scale of ∂L/∂b of its bias; None without one. Of a dense layer it is that of the signal itself.
     """
 
@@ -68,6 +69,7 @@ class LayerFlow:
     activation: float | None = None
     activation_first: float | None = None
     idle: float | None = None
+    piecewise: bool | None = None
     bias_gradient: float | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -22,8 +22,16 @@ def split(model: keras.Model, monitor: Any, every: int) -> None:
 
     `monitor.decided` says at which the step that is traced now is: True, False, or None outside of such turns.
     """
-    monitors = _TURNS.setdefault(model, weakref.WeakKeyDictionary())
-    monitors[monitor] = every
+    _TURNS.setdefault(model, weakref.WeakKeyDictionary())[monitor] = every
+    renew(model)
+
+
+def renew(model: keras.Model) -> None:
+    """Have the model's train function traced anew, in turns if a monitor wants them."""
+    monitors = _TURNS.get(model)
+    if not monitors:
+        model.make_train_function(force=True)
+        return
     often = min(monitors.values())
     between, sampled = structure.train_functions(model, 2)
     turns = itertools.count()
