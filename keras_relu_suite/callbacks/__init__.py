@@ -1,5 +1,6 @@
 """Keras callbacks: thin skins over `keras_relu_suite.monitor`."""
 
+from keras_relu_suite.callbacks.alphas import AlphaMonitor
 from keras_relu_suite.callbacks.dead_neurons import DeadNeuronMonitor
 
-__all__ = ["DeadNeuronMonitor"]
+__all__ = ["AlphaMonitor", "DeadNeuronMonitor"]
