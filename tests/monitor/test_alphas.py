@@ -141,7 +141,7 @@ def test_decay_that_pulls_slopes_to_0_is_told_apart_from_gradients():
     """AdamW moves every slope; only what it keeps of the gradients shows that two of them never got one."""
     monitor = watched(sloped.network(), optimizer=keras.optimizers.AdamW(0.01, weight_decay=50.0))
     (site,) = monitor.history[-1].sites
-    assert site.collapsed == site.idle == sloped.IDLE
+    assert site.idle == sloped.IDLE and set(sloped.IDLE) <= set(site.collapsed)
     assert np.all(site.negative != 0.25)
 
 
