@@ -2,5 +2,6 @@
 
 from keras_relu_suite.callbacks.alphas import AlphaMonitor
 from keras_relu_suite.callbacks.dead_neurons import DeadNeuronMonitor
+from keras_relu_suite.callbacks.gradient_flow import GradientFlowMonitor
 
-__all__ = ["AlphaMonitor", "DeadNeuronMonitor"]
+__all__ = ["AlphaMonitor", "DeadNeuronMonitor", "GradientFlowMonitor"]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from keras_relu_suite import report
-from keras_relu_suite.callbacks.tensorboard import Board
+from keras_relu_suite.callbacks.fitting import FitMonitor
 from keras_relu_suite.describe import Description
-from keras_relu_suite.errors import MissingPackageError, UsageError, one_line
+from keras_relu_suite.errors import UsageError
 from keras_relu_suite.monitor.alphas import AlphaRecord
 from keras_relu_suite.monitor.slopes import Alphas
 from keras_relu_suite.report.files import check, write
@@ -22,7 +18,7 @@ KEYS = ("alpha_min", "alpha_max", "alpha_collapsed")
 PICTURES = (".png", ".svg")
 
 
-class AlphaMonitor(keras.callbacks.Callback):
+class AlphaMonitor(FitMonitor):
     """Says after every epoch what became of the learned slopes: those of PReLU (keras' and ours) and TwoSidedPReLU.
 
     Slopes that collapsed to 0 (a ReLU again, which can die) or became 1 (a linear unit); those above 1 and below 0,
@@ -55,17 +51,10 @@ class AlphaMonitor(keras.callbacks.Callback):
         self, verbose: int = 1, path: str | os.PathLike[str] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.verbose = verbose
-        self.path = None if path is None else Path(path)
-        if self.path is not None:
-            check(self.path, (".json",))
-        self.log_dir = None if log_dir is None else Path(log_dir)
+        super().__init__(verbose, path, log_dir)
         self.history: list[AlphaRecord] = []
         self.start: AlphaRecord | None = None
-        self.lost: list[str] = []
         self._alphas: Alphas | None = None
-        self._board: Board | None = None
 
     def coverage(self) -> Description:
         """The activations whose slopes are read, and by name what is not, with the reason."""
@@ -74,8 +63,9 @@ class AlphaMonitor(keras.callbacks.Callback):
     def to_dict(self) -> dict[str, Any]:
         """The run so far, as `path` holds it."""
         start = None if self.start is None else self.start.to_dict()
-        return {"schema_version": 1, "kind": "alphas", "model": self.model.name, "lost": self.lost, "start": start,
-                "epochs": [record.to_dict() for record in self.history]}  # fmt: skip
+        unread = [{"name": u.name, "reason": u.reason} for u in self.coverage().unread]
+        return {"schema_version": 1, "kind": "alphas", "model": self.model.name, "not_watched": unread,
+                "lost": self.lost, "start": start, "epochs": [r.to_dict() for r in self.history]}  # fmt: skip
 
     def picture(self, path: str | os.PathLike[str]) -> Path:
         """Draw the distribution of the slopes over the epochs, a panel for each layer.
@@ -96,10 +86,8 @@ class AlphaMonitor(keras.callbacks.Callback):
     # keras' hooks.
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self._alphas, self._board, self.start = None, None, None
-        self.history, self.lost = [], []
-        if self.log_dir is not None:
-            self._try("TensorBoard", self._open_board)
+        self.history, self.start, self._alphas = [], None, None
+        self.begin()
         if self.model.built:
             self.start = self._take(-1)
 
@@ -118,48 +106,23 @@ class AlphaMonitor(keras.callbacks.Callback):
         self.history.append(record)
         if self.verbose:
             print("\n" + record.summary(), flush=True)
-        if self.path is not None:
-            self._try("the JSON of the run", functools.partial(self._write, self.path))
-        if self._board is not None:
-            self._try("TensorBoard", functools.partial(_draw, self._board, record))
+        self.keep(epoch, self.to_dict, lambda: _series(record))
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        if self._board is not None:
-            self._try("TensorBoard", self._board.close)
+        self.close()
         if self.verbose and self.history:
             unread = [(u.name, u.reason) for u in self.coverage().unread]
             print(report.slopes_text(self.history[-1].to_dict(), unread, self.lost))
 
     def _take(self, epoch: int) -> AlphaRecord | None:
         model = self.model  # makes keras bring JAX' state back into the variables
-        if self._alphas is None:
-            self._alphas = Alphas(model)  # a model without slopes is the user's to repair
-        try:
-            return self._alphas.take(epoch)
-        except Exception as error:  # training goes on
-            self._say("the slopes before training" if epoch < 0 else f"the slopes of epoch {epoch + 1}", error)
-            return None
-
-    def _open_board(self) -> None:
-        assert self.log_dir is not None
-        self._board = Board(self.log_dir, "AlphaMonitor")
-
-    def _write(self, path: Path) -> None:
-        write(path, report.as_json(self.to_dict()).encode())
-
-    def _try(self, what: str, action: Callable[[], Any]) -> None:
-        try:
-            action()
-        except MissingPackageError:
-            raise  # the user's to repair, before training
-        except Exception as error:  # training goes on
-            self._say(what, error)
-
-    def _say(self, what: str, error: Exception) -> None:
-        self.lost.append(f"{what}: {one_line(error)}")
-        print(f"\nAlphaMonitor lost {self.lost[-1]}; training goes on", flush=True)
+        alphas = self._alphas = self._alphas or Alphas(model)  # a model without slopes is the user's to repair
+        when = "before training" if epoch < 0 else f"of epoch {epoch + 1}"
+        taken: AlphaRecord | None = self.attempt(f"the slopes {when}", lambda: alphas.take(epoch))
+        return taken
 
 
-def _draw(board: Board, record: AlphaRecord) -> None:
+def _series(record: AlphaRecord) -> dict[str, Any]:
+    """For TensorBoard: the log keys as numbers, the slopes of each site as histograms."""
     slopes = {f"{side}/{site.name}": values for site in record.sites for side, values in site.sides.items()}
-    board.draw(record.epoch, {key: getattr(record, key) for key in KEYS}, slopes)
+    return {**{key: getattr(record, key) for key in KEYS}, **slopes}

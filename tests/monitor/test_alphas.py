@@ -16,7 +16,7 @@ import pytest
 import sloped
 
 import keras_relu_suite as krs
-from keras_relu_suite.callbacks import alphas as callback
+from keras_relu_suite.callbacks import fitting
 from keras_relu_suite.errors import MissingPackageError, ModelError, UsageError
 from keras_relu_suite.monitor.alphas import AlphaRecord, judge
 from keras_relu_suite.report import slopes_picture
@@ -241,6 +241,13 @@ def test_the_log_keys_are_there_from_the_first_epoch(tmp_path):
     assert last.alpha_min < last.alpha_max
 
 
+def test_a_sign_that_changes_is_told_of_its_epoch_alone():
+    model, monitor = sloped.network(), krs.callbacks.AlphaMonitor(verbose=0)
+    fit(model, At(1, plant(2, -0.25)), monitor, epochs=3, optimizer=keras.optimizers.SGD(1e-6))
+    assert [record.sites[0].flipped for record in monitor.history] == [(), (2,), ()]
+    assert "1 negative, 1 changed sign" in monitor.history[1].summary()
+
+
 def test_a_second_fit_begins_anew():
     model, monitor = sloped.network(), krs.callbacks.AlphaMonitor(verbose=0)
     fit(model, monitor)
@@ -370,7 +377,7 @@ def full(*arguments, **keywords):
 def test_a_disk_that_fills_is_told_and_training_goes_on(tmp_path, monkeypatch, capsys):
     path = tmp_path / "run.json"
     monitor = krs.callbacks.AlphaMonitor(path=path)
-    fills = At(1, lambda m: monkeypatch.setattr(callback, "write", full))
+    fills = At(1, lambda m: monkeypatch.setattr(fitting, "write", full))
     history = fit(sloped.network(), fills, monitor, epochs=3)
     assert len(history.epoch) == len(monitor.history) == 3
     assert len(json.loads(path.read_text())["epochs"]) == 1  # what was there is whole
