@@ -1,6 +1,7 @@
 """Keras callbacks: thin skins over `keras_relu_suite.monitor`."""
 
+from keras_relu_suite.callbacks.alphas import AlphaMonitor
 from keras_relu_suite.callbacks.dead_neurons import DeadNeuronMonitor
 from keras_relu_suite.callbacks.gradient_flow import GradientFlowMonitor
 
-__all__ = ["DeadNeuronMonitor", "GradientFlowMonitor"]
+__all__ = ["AlphaMonitor", "DeadNeuronMonitor", "GradientFlowMonitor"]
