@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.diagnosis.case import Case, Told
-from benchmarks.diagnosis.figures import OURS, rows, table
+from benchmarks.diagnosis.cure import Cure
+from benchmarks.diagnosis.figures import OURS, cured, rows, table
 from benchmarks.timing import Row
 
 TUNED, HELD_OUT, QUICK = "0-19", "100-119", "0-1"
@@ -28,13 +29,15 @@ TUNED, HELD_OUT, QUICK = "0-19", "100-119", "0-1"
 def run(quick: bool, out: Path | None) -> list[Row]:
     seeds = _range(os.environ.get("KRS_SEEDS") or (QUICK if quick else HELD_OUT))
     names = chosen(os.environ.get("KRS_FAMILIES") or "*")
-    cases = sorted(gather(run_family, names, seeds), key=lambda c: (names.index(c.family), c.seed))
-    print("\n".join(table(cases, list(cases[0].told))), flush=True)
+    results = sorted(gather(run_family, names, seeds), key=lambda c: (names.index(c.family), c.seed))
+    cases, cures = [r for r in results if isinstance(r, Case)], [r for r in results if isinstance(r, Cure)]
+    print("\n".join(table(cases, cures)), flush=True)
     if out is not None:
         where = out.with_name(f"{out.stem}-cases.json")
         where.parent.mkdir(parents=True, exist_ok=True)
-        where.write_text(json.dumps([case.to_dict() for case in cases], indent=1) + "\n")
-    found = rows(cases)
+        all_of_them = {"cases": [case.to_dict() for case in cases], "cures": [cure.to_dict() for cure in cures]}
+        where.write_text(json.dumps(all_of_them, indent=1) + "\n")
+    found = [*rows(cases), cured(cures)]
     for row in found:
         row.show()
     return found
@@ -64,16 +67,17 @@ def gather(work: Callable[[str, list[int]], list[Any]], names: list[str], seeds:
             print(f"# {time.perf_counter() - begun:6.0f} s  {waiting[done]}", flush=True)
 
 
-def run_family(name: str, seeds: list[int]) -> list[Case]:
-    """Train every seed of a family once, with every detector there, and judge it."""
-    from benchmarks.diagnosis import family, ours, rules, snapshot, truth
+def run_family(name: str, seeds: list[int]) -> list[Case | Cure]:
+    """Train every seed of a family once, with every detector there, and judge it; then those that failed once more,
+    with the cure that was printed."""
+    from benchmarks.diagnosis import family, fixes, ours, rules, snapshot, truth
     from benchmarks.diagnosis.families import ALL
 
     alone()
     which = next(f for f in ALL if f.name == name)
     bench = family.Bench(which)
     snapshots = snapshot.Snapshots(bench.model, which.task.loss)
-    cases = []
+    cases: list[Case] = []
     for seed in seeds:
         data = family.data(which, seed)
         bench.begin(seed)
@@ -91,7 +95,7 @@ def run_family(name: str, seeds: list[int]) -> list[Case]:
             Case(name, seed, which.fails, which.epochs, which.onset, which.patience, true.skill, true.fails, true.wrong,
                  told)  # fmt: skip
         )
-    return cases
+    return [*cases, *(fixes.cure(which, case, OURS) for case in cases if case.fails)]
 
 
 def alone() -> None:
