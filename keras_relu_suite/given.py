@@ -32,8 +32,8 @@ def tflite_bytes(path: Path) -> bytes:
     return source.load(path)
 
 
-def keras_model(path: Path) -> Any:
-    """The model of a .keras file.
+def keras_model(path: Path, compile: bool = False) -> Any:
+    """The model of a .keras file, with `compile` also its loss and optimizer if it has them.
 
     Raises:
         ModelError: there is none, or it cannot be loaded.
@@ -43,7 +43,7 @@ def keras_model(path: Path) -> Any:
     if not path.is_file():
         raise ModelError(f"Cannot read {str(path)!r}: no such file")
     try:
-        return keras.saving.load_model(path, compile=False)
+        return keras.saving.load_model(path, compile=compile)
     except Exception as error:  # keras raises many kinds for a file that it cannot read
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
