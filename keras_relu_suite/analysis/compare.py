@@ -68,7 +68,7 @@ def compare(
         seeds: How many networks are trained with each activation, from the seeds 0, 1, … With 1 there is no interval.
         epochs, batch_size: As in `model.fit`.
         where: Which activations are exchanged, as in `krs.swap_activations`. Default: all but those that give the
-            model's output, and those that are multiplied with something (gates).
+            model's output, and gates (sigmoids that something is multiplied with).
         progress: Called with what is being done, how many steps are done, and of how many. Default: not.
 
     Returns:
@@ -179,7 +179,7 @@ def _timed(contest: Contest, entries: Sequence[Entry], here: Sequence[Device], t
         name = entry.row.activation
         told(f"{name}: time a training step")
         if entry.row.scores:
-            model, _ = contest.variants.make(name, 0)
+            model, _ = contest.variants.make(name, 0)  # as it did before it was trained
             steps[name] = timing.step(model, batch)
     rows = [entry.row for entry in entries]
     if steps:

@@ -109,7 +109,7 @@ def step(model: keras.Model, part: Part) -> Callable[[], Any]:
 
     def run() -> Any:
         logs = model.train_function(batches)
-        return float(keras.ops.convert_to_numpy(keras.tree.flatten(logs)[0]))  # waits for it
+        return [np.asarray(value) for value in keras.tree.flatten(logs)]  # waits for it
 
     return run
 

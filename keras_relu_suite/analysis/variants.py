@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_relu_suite import layers
 from keras_relu_suite.describe import Site, describe
-from keras_relu_suite.errors import ModelError, UsageError, one_line
+from keras_relu_suite.errors import KRSError, ModelError, UsageError, one_line
 from keras_relu_suite.initializers import HeRectified
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.swap import Where, swap_activations
@@ -22,6 +22,7 @@ _OWN: dict[str, Any] = {
     "prelu_shared": lambda: layers.PReLU(shared_axes="all"),  # one LEAKY_RELU on the device
 }
 _NO_HIDDEN = {"linear", "softmax", "log_softmax"}
+_GATES = {"sigmoid", "hard_sigmoid"}
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 
 
@@ -85,9 +86,10 @@ class Variants:
             made = made()
         if not isinstance(made, keras.Model):
             raise UsageError(f"build must give a keras.Model. Received: {type(made).__name__}")
-        if len(keras.tree.flatten(made.outputs or [])) != 1:
-            raise ModelError("krs.compare needs a built Sequential or functional model with one output, which it "
-                             f"scores. Received: {made.name!r} with outputs {made.outputs}")  # fmt: skip
+        outputs = keras.tree.flatten(getattr(made, "outputs", None) or [])  # which raises before it is built
+        if len(outputs) != 1:
+            raise ModelError("krs.compare needs a Sequential or functional model that is built and has one output, "
+                             f"which it scores. Received: {made.name!r} with {len(outputs)} outputs")  # fmt: skip
         return made
 
     def sites(self, model: keras.Model) -> tuple[Site, ...]:
@@ -104,23 +106,23 @@ class Variants:
         keras.utils.set_random_seed(seed)
         base = self.base()
         names = {site.name for site in self.sites(base)}
-        swapped = swap_activations(base, self._activations[activation], lambda site: site.name in names)
-        # A fused activation's site is called after the layer that follows its own.
-        names |= {f"{name}_activation" for name in names}
-        sites = [site for site in describe(swapped).sites if site.name in names]
-        model = redrawn(swapped, sites)
-        if base.compiled:
-            try:
+        try:
+            swapped = swap_activations(base, self._activations[activation], lambda site: site.name in names)
+            # A fused activation's site is called after the layer that follows its own.
+            names |= {f"{name}_activation" for name in names}
+            model = redrawn(swapped, [site for site in describe(swapped).sites if site.name in names])
+            if base.compiled and not model.compiled:
                 model.compile_from_config(base.get_compile_config())
-            except Exception as error:  # whatever a user's own loss or metric raises
-                raise ModelError(
-                    f"Model {base.name!r} cannot be compiled again from its config: {one_line(error)}. Register losses "
-                    "and metrics of your own with keras.saving.register_keras_serializable()"
-                ) from error
+        except KRSError:
+            raise
+        except Exception as error:  # whatever a user's own layer, loss or metric raises
+            raise ModelError(
+                f"Model {base.name!r} cannot be made again from its config: {one_line(error)}. Register layers, losses "
+                "and metrics of your own with keras.saving.register_keras_serializable()"
+            ) from error
         if not model.compiled:
             self._compile(model)
-        kept = {site.name for site in sites}
-        return model, tuple(site for site in describe(model).sites if site.name in kept)
+        return model, tuple(site for site in describe(model).sites if site.name in names)
 
 
 def _fits(site: Site, where: Any) -> bool:
@@ -133,7 +135,7 @@ def _fits(site: Site, where: Any) -> bool:
 
 
 def hidden(model: keras.Model) -> Callable[[Site], bool]:
-    """True for the sites that are no output of the model and no gate (a bounded activation that multiplies another).
+    """True for the sites that are no output of the model and no gate (a sigmoid that something is multiplied with).
 
     Raises:
         ModelError: there are none.
@@ -147,6 +149,8 @@ def hidden(model: keras.Model) -> Callable[[Site], bool]:
 
 
 def _gates(site: Site) -> bool:
+    if site.semantics.kind not in _GATES:
+        return False
     after = [node.operation for node in getattr(site.layer, "_outbound_nodes", ())]  # keras has no public way
     return any("multiply" in type(operation).__name__.lower() for operation in after)
 
@@ -155,8 +159,9 @@ def redrawn(model: keras.Model, sites: Sequence[Site]) -> keras.Model:
     """A copy with all weights drawn anew: those before a site by the initializer that its activation wants, the others
     by their own."""
     wants: dict[int, Any] = {}
+    activations = {id(site.layer) for site in describe(model).sites}
     for site in sites:
-        for layer in _feeding(site.layer):
+        for layer in _feeding(site.layer, activations):
             wants.setdefault(id(layer), wanted(site.semantics))
 
     def copy(layer: Any) -> Any:
@@ -174,8 +179,8 @@ def redrawn(model: keras.Model, sites: Sequence[Site]) -> keras.Model:
 def wanted(function: Semantics) -> Any:
     """`HeRectified` of the slope on x < 0 for rectifiers (He et al. 2015) and, with 0, for the smooth functions like
     them; `glorot_uniform` for what is bounded on both sides (Glorot and Bengio 2010)."""
-    far = function.apply(np.array([-1e3, 1e3]).reshape(-1, *[1] * _rank(function)))
-    if np.abs(far).max() < 100 and function.kind != "relu6":
+    far = function.apply(np.array([-50.0, 50.0]).reshape(-1, *[1] * _rank(function)))
+    if np.abs(far).max() < 10 and function.kind not in ("relu", "relu6"):
         return keras.initializers.GlorotUniform()
     slope = float(np.mean(function.slopes[0])) if function.piecewise_linear else 0.0
     return HeRectified(slope if abs(slope) <= 1 else 0.0)
@@ -185,15 +190,17 @@ def _rank(function: Semantics) -> int:
     return max((slope.ndim for slope in function.slopes), default=0)
 
 
-def _feeding(layer: Any) -> Iterator[Any]:
-    """The nearest layers with a kernel before an activation, whatever without one lies between."""
+def _feeding(layer: Any, activations: set[int]) -> Iterator[Any]:
+    """The nearest layers with a kernel before an activation, whatever without one lies between, but no activation."""
     try:
         tensors = keras.tree.flatten(layer.input)
     except (AttributeError, ValueError):  # called several times
         return
     for tensor in tensors:
         before = tensor._keras_history.operation  # keras has no public way
+        if id(before) in activations:
+            continue
         if any(getattr(before, name, None) is not None for name in _KERNELS):
             yield before
         elif not isinstance(before, keras.layers.InputLayer):
-            yield from _feeding(before)
+            yield from _feeding(before, activations)

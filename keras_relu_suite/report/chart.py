@@ -7,6 +7,8 @@ import io
 import math
 from typing import Any
 
+from keras_relu_suite.report.plain import number
+
 COLOURS = {"line": "#1f6fb2", "dead": "#b2441f", "zeros": "#8a8a8a"}
 
 
@@ -18,8 +20,9 @@ def scores_chart(c: dict[str, Any]) -> tuple[str, str] | None:
     figure, (left, right) = _figure(2)
     names = [row["activation"] for row in rows]
     for i, row in enumerate(rows):
-        left.plot(row["scores"], [i] * len(row["scores"]), "o", color=COLOURS["line"], alpha=0.5, markersize=4)
-        left.plot([row["mean"]], [i], "|", color="black", markersize=12)
+        scores = [number(score) for score in row["scores"]]
+        left.plot(scores, [i] * len(scores), "o", color=COLOURS["line"], alpha=0.5, markersize=4)
+        left.plot([number(row["mean"])], [i], "|", color="black", markersize=12)
     _named(left, names)
     left.set_xlabel(f"{c['metric']['name']} on held-out samples; a dot for each seed", fontsize=8)
     device = next((n for row in rows for f in row["files"] for n, t in f["latency"].items() if not t["remark"]), None)
@@ -46,23 +49,24 @@ def training_chart(c: dict[str, Any]) -> tuple[str, str] | None:
     names = [row["activation"] for row in rows]
     for k, (key, label) in enumerate((("dead_mean", "dead units"), ("zeros_mean", "exact zeros"))):
         colour = COLOURS[key.removesuffix("_mean")]
-        left.barh([i + 0.4 * k - 0.2 for i in range(len(rows))], [100 * row[key] for row in rows], 0.4,
+        left.barh([i + 0.4 * k - 0.2 for i in range(len(rows))], [100 * number(row[key]) for row in rows], 0.4,
                   label=label, color=colour)  # fmt: skip
     _named(left, names)
     left.set_xlabel("%", fontsize=8)
     left.legend(fontsize=7)
-    known = [(i, r["gradient_ratio_mean"]) for i, r in enumerate(rows) if r["gradient_ratio_mean"] > 0]
-    known = [(i, ratio) for i, ratio in known if math.isfinite(ratio)]
+    ratios = [number(row["gradient_ratio_mean"]) for row in rows]
+    known = [(i, ratio) for i, ratio in enumerate(ratios) if ratio > 0 and math.isfinite(ratio)]
     if known:
         right.plot([ratio for _, ratio in known], [i for i, _ in known], "o", color=COLOURS["line"])
         right.set_xscale("log")
         right.axvline(1, color="0.6", linewidth=1)
     _named(right, names)
     right.set_xlabel("gradient, first over last hidden layer", fontsize=8)
-    worst = max(rows, key=lambda row: row["dead_mean"] if math.isfinite(row["dead_mean"]) else -1.0)
+    dead = {row["activation"]: number(row["dead_mean"]) for row in rows}
+    worst = max(dead, key=lambda name: dead[name] if math.isfinite(dead[name]) else -1.0)
     return _png(figure), (
         "Dead units and exact zeros by activation, and the gradient of the first over the last hidden layer; most dead "
-        f"units: {worst['activation']}, {worst['dead_mean']:.1%}"
+        f"units: {worst}, {dead[worst]:.1%}"
     )
 
 

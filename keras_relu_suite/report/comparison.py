@@ -9,10 +9,12 @@ from typing import Any
 import jinja2
 
 from keras_relu_suite.report.chart import scores_chart, training_chart
+from keras_relu_suite.report.plain import number
 from keras_relu_suite.report.text import table
 
 WIDTH = 80
 TIMED = 2
+NAME = 12
 SHARES = ("acc", "auc", "precision", "recall", "iou")
 
 
@@ -46,26 +48,25 @@ def headline(c: dict[str, Any]) -> str:
 
 def training_heads(c: dict[str, Any]) -> list[str]:
     """The headings of `training_cells`."""
-    unit = " %" if percent(c) else ""
-    return ["activation", c["metric"]["name"] + unit, "to best", "dead %", "zeros %", "gradient", "step"]
+    return ["activation", "score", "to best", "dead %", "zeros %", "gradient", "step"]
 
 
 def training_cells(c: dict[str, Any], row: dict[str, Any]) -> list[str]:
     """One activation in training."""
     if not row["scores"]:
-        return [row["activation"], "not trained", *[""] * 5]
+        return [_name(row), "not trained", *[""] * 5]
     d = row["to_best"]
     gap = "best" if row["activation"] == c["best"] else ""
     if d is not None:
         gap = f"{_score(c, d['mean'], True)} {_half(c, d['half'])}{' ≈' if d['within_noise'] else ''}"
     step = row["step"]
     return [
-        row["activation"],
+        _name(row),
         f"{_score(c, row['mean'])} ±{_score(c, row['deviation'])}",
         gap,
-        f"{100 * row['dead_mean']:.1f}" if row["can_die"] else "–",
-        f"{100 * row['zeros_mean']:.1f}",
-        f"{row['gradient_ratio_mean']:.2g}",
+        f"{100 * number(row['dead_mean']):.1f}" if row["can_die"] else "–",
+        f"{100 * number(row['zeros_mean']):.1f}",
+        f"{number(row['gradient_ratio_mean']):.2g}",
         "" if step is None else f"{step['median']:.2f} ±{(step['high'] - step['low']) / 2:.2f}",
     ]
 
@@ -74,7 +75,7 @@ def legend(c: dict[str, Any]) -> str:
     """What the columns of training mean."""
     better = "" if c["metric"]["higher_is_better"] else " (less is better)"
     return (
-        f"{c['metric']['name']}{better} on held-out samples, mean ± standard deviation of {c['seeds']} seeds; to best: "
+        f"score: {_metric(c)}{better} on held-out samples, mean ± standard deviation of {c['seeds']} seeds; to best: "
         "the paired difference ± half its 95 % interval, ≈: within the noise; dead: units of the last epoch, –: cannot "
         "die; zeros: exact, of all hidden values; gradient: first over last hidden layer before the first update; "
         f"step: time of a training step over that with {c['reference']}, ± half the distance of the quartiles"
@@ -92,14 +93,14 @@ def device_cells(c: dict[str, Any], row: dict[str, Any]) -> list[list[str]]:
     lines = []
     for file in row["files"]:
         if file["problem"] and not file["size"]:
-            lines.append([row["activation"], file["mode"], "no file", *[""] * (len(device_heads(c)) - 3)])
+            lines.append([_name(row), file["mode"], "no file", *[""] * (len(device_heads(c)) - 3)])
             continue
         scores, agree = file["scores"], file["switch_agreement"]
         lines.append(
             [
-                row["activation"],
+                _name(row),
                 file["mode"],
-                _score(c, sum(scores) / len(scores)) if scores else "",
+                _score(c, sum(map(number, scores)) / len(scores)) if scores else "",
                 f"{file['size'] / 1000:,.1f}",
                 "" if file["max_lsb"] is None else f"{file['max_lsb']:.1f}",
                 "" if agree is None else f"{100 * agree:.2f}",
@@ -119,7 +120,7 @@ def device_legend(c: dict[str, Any]) -> str:
     where = next((file["device"] for row in c["rows"] for file in row["files"] if file["device"]), "no device")
     said = "".join(f"; µs {name}: {remark}" for name, remark in remarks.items())
     return (
-        f"score: {c['metric']['name']}{' in %' if percent(c) else ''}, mean over seeds on {where}; the rest is of the "
+        f"score: {_metric(c)}, mean over seeds on {where}; the rest is of the "
         "seed in the middle; LSB: largest error of an output against Keras in steps of its scale; gates: units on in "
         f"Keras and on the device alike, % in the worst layer; µs: median of one inference{said}"
     )
@@ -176,13 +177,23 @@ def is_share(metric: str, higher_is_better: bool) -> bool:
     return higher_is_better and any(part in metric.lower() for part in SHARES)
 
 
-def _score(c: dict[str, Any], value: float, signed: bool = False) -> str:
-    number = f"{100 * value:+.2f}" if percent(c) else f"{value:+.3g}"
-    return number if signed else number.removeprefix("+")
+def _metric(c: dict[str, Any]) -> str:
+    return str(c["metric"]["name"]) + (" in %" if percent(c) else "")
 
 
-def _half(c: dict[str, Any], value: float) -> str:
-    return "±?" if math.isinf(value) or math.isnan(value) else f"±{_score(c, value)}"
+def _name(row: dict[str, Any]) -> str:
+    """An activation's name, cut to what there is room for."""
+    name = str(row["activation"])
+    return name if len(name) <= NAME else name[: NAME - 1] + "…"
+
+
+def _score(c: dict[str, Any], value: Any, signed: bool = False) -> str:
+    text = f"{100 * number(value):+.1f}" if percent(c) else f"{number(value):+.3g}"
+    return text if signed else text.removeprefix("+")
+
+
+def _half(c: dict[str, Any], value: Any) -> str:
+    return f"±{_score(c, value)}" if math.isfinite(number(value)) else "±?"
 
 
 def _timed(c: dict[str, Any]) -> list[str]:
