@@ -42,6 +42,7 @@ from keras_relu_suite._version import __version__  # noqa: E402  (after the line
 
 _LAZY = {
     "callbacks": "keras_relu_suite.callbacks",
+    "compare": "keras_relu_suite.analysis.compare:compare",
     "diagnose": "keras_relu_suite.analysis.diagnose:diagnose",
     "effective_affine": "keras_relu_suite.analysis.affine:effective_affine",
     "errors": "keras_relu_suite.errors",

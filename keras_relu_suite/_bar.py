@@ -7,29 +7,31 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+PERIOD = 600.0  # seconds over which the pace is measured: steps may take a minute
 Told = Callable[[str, int, int], None]
 
 
 @contextlib.contextmanager
 def shown() -> Iterator[Told | None]:
     """A function to be told what is being done, how much of it is done, and of how much (0: not known); None where
-    nobody would see it."""
-    if not sys.stderr.isatty():
+    nobody would see it: no terminal, or CI. Another name for what is being done, at 0, begins anew."""
+    if not sys.stderr.isatty() or os.environ.get("CI"):
         yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Left
 
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     # A descriptor of its own: while the converter runs, 2 is silent.
     with open(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
-        bar = Progress(*columns, console=Console(file=terminal), transient=True,
+        bar = Progress(*columns, Left(), console=Console(file=terminal), transient=True, speed_estimate_period=PERIOD,
                        redirect_stdout=False, redirect_stderr=False)  # fmt: skip
         with bar:
             task = bar.add_task("")
 
             def told(what: str, done: int, total: int) -> None:
-                if bar.tasks[0].description != what:
+                if bar.tasks[0].description != what and done == 0:
                     bar.reset(task)
                 bar.update(task, description=what, completed=done, total=total or None)
 

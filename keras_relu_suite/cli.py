@@ -162,6 +162,46 @@ def export(
     return 0 if result or not strict else 1
 
 
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="To train on: .npz with arrays x and y.")
+@click.option("--test", type=click.Path(path_type=Path), help="To score on, likewise. [default: a fifth of --data]")
+@click.option("--activations", metavar="NAME,…", help="relu, prelu, prelu_shared, elu … [default: seven]")
+@click.option("--mode", "modes", multiple=True, metavar="MODE", help="As in export. [default: float32, int8]")
+@click.option("--device", "names", multiple=True, metavar="NAME", help="As in verify. [default: xnnpack, micro]")
+@click.option("--seeds", default=3, show_default=True, help="Networks with each activation.")
+@click.option("--epochs", default=10, show_default=True, help="Of training.")
+@click.option("--batch-size", default=64, show_default=True, help="Of training.")
+@click.option("--report", "target", type=click.Path(path_type=Path), help="Write a report as well: .html or .json.")
+@_JSON
+@_IMPORT
+def compare(
+    model: Path, data: Path, test: Path | None, activations: str | None, modes: tuple[str, ...],
+    names: tuple[str, ...], seeds: int, epochs: int, batch_size: int, target: Path | None, as_json: bool,
+    modules: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Train MODEL, a .keras file, anew with each activation, and say which to ship. Exit code 1: one does not hold."""
+    from keras_relu_suite.analysis import compare as comparing
+    from keras_relu_suite.report import files as reports
+
+    import_modules(modules)
+    if target is not None:
+        reports.check(target, (".html", ".json"))
+    loaded = keras_model(model, compile=True)
+    pairs = tuple(samples(path) for path in (data, test) if path is not None)
+    with _bar.shown() as progress:
+        result = comparing.compare(
+            loaded, pairs if test is not None else pairs[0],
+            activations=comparing.ACTIVATIONS if activations is None else activations.split(","),
+            modes=modes or comparing.MODES, devices=names or None, seeds=seeds, epochs=epochs, batch_size=batch_size,
+            progress=progress,
+        )  # fmt: skip
+    _print(result, as_json)
+    if target is not None:
+        result.save(target)
+    return result.exit_code
+
+
 def _explain(context: click.Context, parameter: click.Parameter, code: str | None) -> None:
     """Print what a finding means and stop, whatever else was given or is missing."""
     if code is not None:

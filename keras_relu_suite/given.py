@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def tflite_bytes(path: Path) -> bytes:
     return source.load(path)
 
 
-def keras_model(path: Path) -> Any:
-    """The model of a .keras file.
+def keras_model(path: Path, compile: bool = False) -> Any:
+    """The model of a .keras file, with `compile` also its loss and optimizer if it has them.
 
     Raises:
         ModelError: there is none, or it cannot be loaded.
@@ -43,7 +44,9 @@ def keras_model(path: Path) -> Any:
     if not path.is_file():
         raise ModelError(f"Cannot read {str(path)!r}: no such file")
     try:
-        return keras.saving.load_model(path, compile=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that an optimizer's state is not restored, which nobody asked for
+            return keras.saving.load_model(path, compile=compile)
     except Exception as error:  # keras raises many kinds for a file that it cannot read
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

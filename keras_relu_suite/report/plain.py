@@ -12,6 +12,11 @@ def as_json(content: Any) -> str:
     return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
+def number(value: Any) -> float:
+    """A number, also as `as_json` wrote it."""
+    return float(value)
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(v) for key, v in value.items()}
