@@ -211,9 +211,11 @@ def verify(
     tflite_bytes(file)
     loaded = None if model is None else keras_model(model)
     x, y = (None, None) if data is None else samples(data)
-    result = run(
-        file, model=loaded, data=x, labels=y, devices=names or None, strict=strict, progress=_say, outputs=outputs
-    )
+    with _bar.shown() as progress:
+        result = run(
+            file, model=loaded, data=x, labels=y, devices=names or None, strict=strict, progress=progress,
+            outputs=outputs,
+        )  # fmt: skip
     _print(result, as_json)
     if target is not None:
         result.save(target)
@@ -242,6 +244,17 @@ def probe(
     result = run(file, folder, loaded, None if data is None else samples(data)[0])
     _print(result, as_json)
     return 0 if result else 3
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("page", type=click.Path(path_type=Path), required=False, metavar="[OUT.html]")
+def report(file: Path, page: Path | None) -> int:
+    """Draw the HTML page of FILE.json again, the report of `verify` or `demo`, to OUT.html or beside FILE."""
+    from keras_relu_suite.report import redraw
+
+    click.echo(redraw(file, page))
+    return 0
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Reports: pure functions from plain dicts to text, HTML and files. Knows nothing of models or runtimes."""
 
+from keras_relu_suite.report.again import redraw
 from keras_relu_suite.report.files import save
 from keras_relu_suite.report.html import html
 from keras_relu_suite.report.junit import junit
@@ -9,6 +10,6 @@ from keras_relu_suite.report.text import bundle_text, devices_text, inspection_t
 from keras_relu_suite.report.units import window_text
 
 __all__ = [
-    "as_json", "bundle_text", "devices_text", "html", "inspection_text", "junit", "matrix", "rule_text", "save",
-    "verification_text", "window_text",
+    "as_json", "bundle_text", "devices_text", "html", "inspection_text", "junit", "matrix", "redraw", "rule_text",
+    "save", "verification_text", "window_text",
 ]  # fmt: skip

@@ -37,7 +37,7 @@ def verification_text(v: dict[str, Any]) -> str:
     parts += [_block(line) for d in v["devices"] if (line := ran_text(d))]
     if v["in_place"]:
         names = dict.fromkeys(i["name"] for i in v["in_place"])
-        worst = [max((i for i in v["in_place"] if i["name"] == n), key=_share) for n in names]
+        worst = [max((i for i in v["in_place"] if i["name"] == n), key=share) for n in names]
         parts.append(table(
             [("in place", ""), ("worst on", ""), ("own error / limit", "right"), ("max LSB", "right"),
              ("switches agree", "right"), ("zeros Keras", "right"), ("device", "right")],
@@ -123,8 +123,8 @@ def metric_text(e: dict[str, Any]) -> str:
     if m is None:
         return ""
     if "keras" in m:
-        return f"{m['name']} {m['keras']:.4f} → {m['device']:.4f}"
-    return f"{m['name']} {m['device']:.4f}"
+        return f"{m['name']} {float(m['keras']):.4f} → {float(m['device']):.4f}"
+    return f"{m['name']} {float(m['device']):.4f}"
 
 
 def differ_text(e: dict[str, Any]) -> str:
@@ -149,6 +149,7 @@ def slopes_text(slopes: Sequence[float]) -> str:
     """`0.1`, or `32 in [-0.12, 0.31]`."""
     if not slopes:
         return ""
+    slopes = [float(a) for a in slopes]  # of a damaged file they may not be finite, which are strings in JSON
     if len(slopes) == 1:
         return f"{slopes[0]:.4g}"
     return f"{len(slopes)} in [{min(slopes):.4g}, {max(slopes):.4g}]"
@@ -173,15 +174,16 @@ def rule_text(rule: dict[str, str]) -> str:
     return "\n".join(parts)
 
 
-def _share(i: dict[str, Any]) -> float:
-    return float(i["error"] / i["limit"]) if i["limit"] else 0.0
+def share(i: dict[str, Any]) -> float:
+    """An error in place over what is allowed."""
+    return float(i["error"]) / float(i["limit"]) if float(i["limit"]) else 0.0
 
 
 def _in_place_row(i: dict[str, Any]) -> list[str]:
     agree = "" if i["switch_agreement"] is None else f"{i['switch_agreement']:.2%}"
     zeros = ["", ""] if i["zeros"] is None else [f"{z:.1%}" for z in i["zeros"]]
-    share = (f"{_share(i):.2f}" if _share(i) < 100 else f"{_share(i):.2g}") + ("" if i["holds"] else " FAILS")
-    return [i["name"], i["device"], share, f"{i['max_lsb']:.4g}" if i["zeros"] else "", agree, *zeros]
+    own = (f"{share(i):.2f}" if share(i) < 100 else f"{share(i):.2g}") + ("" if i["holds"] else " FAILS")
+    return [i["name"], i["device"], own, f"{i['max_lsb']:.4g}" if i["zeros"] else "", agree, *zeros]
 
 
 def devices_text(devices: Sequence[dict[str, Any]]) -> str:
