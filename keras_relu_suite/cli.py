@@ -30,7 +30,10 @@ def _say(line: str) -> None:
 def _print(result: Any, as_json: bool) -> None:
     from keras_relu_suite import report
 
-    click.echo(report.as_json(result.to_dict()) if as_json else result.summary())
+    if as_json:
+        click.echo(report.as_json(result.to_dict()))
+    else:
+        report.show(result.summary())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -62,7 +65,7 @@ def devices(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "devices": found}, indent=1))
     else:
-        click.echo(report.devices_text(found))
+        report.show(report.devices_text(found))
     return 0
 
 
@@ -165,9 +168,10 @@ def export(
 def _explain(context: click.Context, parameter: click.Parameter, code: str | None) -> None:
     """Print what a finding means and stop, whatever else was given or is missing."""
     if code is not None:
+        from keras_relu_suite.report import show
         from keras_relu_suite.verify.rules import explain
 
-        click.echo(explain(code))
+        show(explain(code))
         context.exit(0)
 
 

@@ -148,7 +148,9 @@ def error_map(sketch: dict[str, Any], prefix: str) -> Picture:
             axis.spines[side].set_visible(True)
         image = svg.inline(made, words, prefix)
     within = "within the bound" if m["first_row"] is not None else "over half of the bound"
-    key = [("up", f"above, {within}"), ("down", f"below, {within}"), ("wrong", "wrong")]
+    key = [("up", f"above, {within}"), ("down", f"below, {within}")]
+    if wrong.any():
+        key.append(("wrong", "wrong"))
     if not driven.all():
         key.append(("undriven", "cannot be reached"))
     return Picture("Errors over all codes and channels", words, image, tuple(key))

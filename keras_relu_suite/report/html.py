@@ -45,8 +45,8 @@ def render(template: str, content: dict[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
-        function_cell=text.function_cell, group_name=text.group_name, slopes=text.slopes_text, scales=text.scales_text,
-        metric=text.metric_text, differ=text.differ_text, headline=text.headline, number=number, share=text.share,
+        function_cell=text.function_cell, group_name=text.group_name, scales=text.scales_text,
+        metric=text.metric_text, differ=text.differ_text, headline=text.headline, share=text.share, number=number,
     )  # fmt: skip
     return environment.get_template(template).render(content)
 

@@ -45,7 +45,7 @@ def figure(height: float, rows: int = 1, columns: int = 1, **subplots: Any) -> I
         made = Figure(figsize=(WIDTH, height))
         FigureCanvasSVG(made)
         # Fixed margins: a layout engine takes longer than the drawing, and pictures side by side would not line up.
-        made.subplots_adjust(left=0.13, right=0.985, top=0.97, bottom=0.42 / height, wspace=0.35, hspace=0.12)
+        made.subplots_adjust(left=0.155, right=0.985, top=0.97, bottom=0.42 / height, wspace=0.45, hspace=0.12)
         axes = made.subplots(rows, columns, squeeze=False, **subplots)
         yield made, list(axes.ravel())
 
