@@ -30,7 +30,10 @@ def _say(line: str) -> None:
 def _print(result: Any, as_json: bool) -> None:
     from keras_relu_suite import report
 
-    click.echo(report.as_json(result.to_dict()) if as_json else result.summary())
+    if as_json:
+        click.echo(report.as_json(result.to_dict()))
+    else:
+        report.show(result.summary())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -62,7 +65,7 @@ def devices(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "devices": found}, indent=1))
     else:
-        click.echo(report.devices_text(found))
+        report.show(report.devices_text(found))
     return 0
 
 
@@ -205,9 +208,10 @@ def compare(
 def _explain(context: click.Context, parameter: click.Parameter, code: str | None) -> None:
     """Print what a finding means and stop, whatever else was given or is missing."""
     if code is not None:
+        from keras_relu_suite.report import show
         from keras_relu_suite.verify.rules import explain
 
-        click.echo(explain(code))
+        show(explain(code))
         context.exit(0)
 
 
@@ -251,9 +255,11 @@ def verify(
     tflite_bytes(file)
     loaded = None if model is None else keras_model(model)
     x, y = (None, None) if data is None else samples(data)
-    result = run(
-        file, model=loaded, data=x, labels=y, devices=names or None, strict=strict, progress=_say, outputs=outputs
-    )
+    with _bar.shown() as progress:
+        result = run(
+            file, model=loaded, data=x, labels=y, devices=names or None, strict=strict, progress=progress,
+            outputs=outputs,
+        )  # fmt: skip
     _print(result, as_json)
     if target is not None:
         result.save(target)
@@ -282,6 +288,17 @@ def probe(
     result = run(file, folder, loaded, None if data is None else samples(data)[0])
     _print(result, as_json)
     return 0 if result else 3
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("page", type=click.Path(path_type=Path), required=False, metavar="[OUT.html]")
+def report(file: Path, page: Path | None) -> int:
+    """Draw the HTML page of FILE.json again, the report of `verify` or `demo`, to OUT.html or beside FILE."""
+    from keras_relu_suite.report import redraw
+
+    click.echo(redraw(file, page))
+    return 0
 
 
 def main() -> None:

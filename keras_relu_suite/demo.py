@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -54,12 +53,12 @@ class Demo:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "schema_version": 1,
+            "schema_version": 2,
             "kind": "demo",
             "title": "A PReLU network on real digits, from training to the device",
             "lines": list(self.lines),
             "accuracy": self.accuracy,
-            "training": [w.to_dict() for w in self.history],
+            "training": {"windows": [w.to_dict() for w in self.history]},
             "alphas": self.alphas,
             "files": [
                 {
@@ -132,7 +131,7 @@ def demo(folder: str | os.PathLike[str] = "demo", say: Callable[[str], None] = p
     }
     result = Demo(out, accuracy, tuple(monitor.history), alphas, verifications, latency)
     result = Demo(**{**vars(result), "lines": _lines(result, len(x), len(x_test))})
-    report.save(out / "report.json", {".json": lambda: json.dumps(result.to_dict(), indent=1)})
+    report.save(out / "report.json", {".json": lambda: report.as_json(result.to_dict())})
     report.save(out / "report.html", {".html": lambda: report.html(result.to_dict())})
     say(f"      {out / 'report.html'} ({time.monotonic() - started:.0f} s)")
     return result

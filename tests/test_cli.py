@@ -31,6 +31,7 @@ def test_verify_holds(capfd, int8_file, keras_file, data_file):
     devices = ("--device", "xnnpack", "--device", "reference")
     code, out, err = krs(capfd, "verify", int8_file, "--model", keras_file, "--data", data_file, *devices)
     assert code == 0, out
+    out = " ".join(out.split())
     assert "HOLDS on xnnpack, reference" in out and "compared 10,240 codes × channels" in out
     assert "HOLDS" not in err
 

@@ -28,7 +28,7 @@ def test_the_demo(tmp_path):
     assert set(result.latency["int8"]) == set(hosts)  # an emulated device's time is no latency
     content = json.loads((result.folder / "report.json").read_text())
     assert [f["accuracy"] > 0.97 for f in content["files"]] == [True, True]
-    assert content["training"][-1]["sites"][0]["samples"] == 1437
+    assert content["training"]["windows"][-1]["sites"][0]["samples"] == 1437
     page = (result.folder / "report.html").read_text()
     assert "prelu4" in page and "data:image/png;base64" in page
     assert any(line.startswith("[4/4]") for line in said)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from typing import Any
 
 import jinja2
 
 from keras_relu_suite.report.chart import scores_chart, training_chart
 from keras_relu_suite.report.plain import number
-from keras_relu_suite.report.text import table
+from keras_relu_suite.report.tables import table
+from keras_relu_suite.report.terminal import wrapped
 
-WIDTH = 80
 TIMED = 2
 NAME = 12
 SHARES = ("acc", "auc", "precision", "recall", "iou")
@@ -208,8 +207,8 @@ def _latency(timing: dict[str, Any] | None) -> str:
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
     columns = [(head, "left" if head in ("activation", "file", "verify") else "right") for head in heads]
-    return table(columns, rows, width=WIDTH)
+    return table(columns, rows)
 
 
 def _block(text: str) -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return wrapped(text)

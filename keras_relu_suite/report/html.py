@@ -1,81 +1,122 @@
-"""One self-contained HTML page from plain dicts."""
+"""One self-contained HTML page from plain dicts: no script, no font, no picture from elsewhere, less than 3 MB."""
 
 from __future__ import annotations
 
-import base64
-import io
+import json
+from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 import jinja2
 
-from keras_relu_suite.report import text
+from keras_relu_suite.report import charts, history, text
+from keras_relu_suite.report.charts import Picture
+from keras_relu_suite.report.plain import as_json
+
+LARGEST = 2_900_000  # bytes of a page; pictures that would make it larger are left out, those of what holds first
 
 
 def html(content: dict[str, Any]) -> str:
-    """The page of a run.
+    """The page of a `Verification.to_dict()` or of a `Demo.to_dict()`.
 
-    Args:
-        content: `title`; `verifications`: list of `Verification.to_dict()`; optional `lines` (what was found, in
-            words), `training` (records of `DeadNeuronMonitor`), `files` (name, bytes, latencies).
+    The same content, also read back from its JSON, gives the same bytes.
     """
+    content = json.loads(as_json(content))
+    verifications = content["verifications"] if content["kind"] == "demo" else [content]
+    page = {
+        "title": content.get("title") or PurePath(content["file"]).name,
+        "content": content,
+        "demo": content["kind"] == "demo",
+        "parts": [_part(v, f"v{i}-") for i, v in enumerate(verifications, start=1)],
+    }
+    bare = render("report.html", {**page, "training_pictures": []})
+    room = LARGEST - len(bare.encode("utf-8", "replace"))
+    drawn = history.pictures(content["training"], "t-") if page["demo"] else []
+    kept = [p for p in drawn if (room := room - _size([p])) > 0]
+    _draw(page["parts"], room)
+    whole = render("report.html", {**page, "training_pictures": kept})
+    return whole.encode("utf-8", "replace").decode()  # a damaged file's names may hold what UTF-8 has not
+
+
+def render(template: str, content: dict[str, Any]) -> str:
+    """A template of this package with every name escaped, and the filters that say things in words."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("keras_relu_suite.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
-        matrix_cell=text.matrix_cell, group_name=text.group_name, slopes=text.slopes_text, scales=text.scales_text,
-        metric=text.metric_text, differ=text.differ_text, headline=text.headline,
+        function_cell=text.function_cell, group_name=text.group_name, scales=text.scales_text,
+        metric=text.metric_text, differ=text.differ_text, headline=text.headline, share=text.share, number=number,
     )  # fmt: skip
-    pictures = [_transfer_curves(v) for v in content["verifications"]]
-    training = _training_curves(content["training"]) if content.get("training") else None
-    return environment.get_template("report.html").render(
-        {"lines": [], "files": [], "training": [], **content}, pictures=pictures, training_picture=training
-    )
+    return environment.get_template(template).render(content)
 
 
-def _transfer_curves(v: dict[str, Any]) -> str | None:
-    """The encoded slopes of every site over the trained ones, as a picture."""
-    sites = [s for s in v["sites"] if s["trained_slopes"] and len(s["trained_slopes"]) == len(s["slopes"])]
-    if not sites:
-        return None
-    figure, axes = _figure(1, len(sites), width=3.2 * len(sites), height=3.2)
-    for axis, site in zip(axes, sites, strict=True):
-        low, high = min(site["trained_slopes"] + [0]), max(site["trained_slopes"] + [0])
-        margin = 0.05 * (high - low) or 0.05
-        axis.plot([low - margin, high + margin], [low - margin, high + margin], color="0.6", linewidth=1)
-        axis.plot(site["trained_slopes"], site["slopes"], ".", markersize=4, color="#1f6fb2")
-        axis.set_title(site["name"], fontsize=9)
-        axis.set_xlabel("trained slope", fontsize=8)
-    axes[0].set_ylabel("slope in the file", fontsize=8)
-    return _png(figure)
+def number(value: Any, form: str) -> str:
+    """The number in that format; one that is not finite is a string in JSON."""
+    return format(float(value), form)
 
 
-def _training_curves(windows: list[dict[str, Any]]) -> str:
-    """Dead units over epochs."""
-    figure, axes = _figure(1, 1, width=5.0, height=2.6)
-    axes[0].plot([w["epoch"] + 1 for w in windows], [w["dead"] for w in windows], "o-", markersize=3, color="#b2441f")
-    axes[0].set_xlabel("epoch", fontsize=8)
-    axes[0].set_ylabel("dead units", fontsize=8)
-    axes[0].set_ylim(0, max(1, *(1.05 * w["dead"] for w in windows)))
-    for ticks in (axes[0].xaxis, axes[0].yaxis):
-        ticks.get_major_locator().set_params(integer=True)
-    return _png(figure)
+def _part(v: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """What the template needs of one verification beside its own content."""
+    checks = {(c["site"], c["device"]): c for c in v["checks"]}
+    sketches = {s["site"]: s for s in v["sketches"]}
+    sites = []
+    for i, site in enumerate(v["sites"]):
+        name, sketch = site["name"], sketches.get(site["name"])
+        in_place = [e for e in v["in_place"] if e["name"] == name]
+        sites.append({
+            "id": f"{prefix}s{i}",
+            "site": site,
+            "sketch": sketch,
+            "check": checks.get((name, sketch["devices"][0])) if sketch and sketch["devices"] else None,
+            "least_agreeing": min(in_place, key=_agreement) if in_place else None,
+            "codes": sorted({f["code"] for f in v["findings"] if f["site"] == name}),
+            "pictures": [],
+            "left_out": False,
+        })  # fmt: skip
+    names = dict.fromkeys(e["name"] for e in v["in_place"])
+    worst = [max((e for e in v["in_place"] if e["name"] == name), key=text.share) for name in names]
+    codes = dict.fromkeys(f["code"] for f in v["findings"])
+    return {
+        "v": v,
+        "prefix": prefix,
+        "sites": sites,
+        "worst_in_place": worst,
+        "findings": [[f for f in v["findings"] if f["code"] == code] for code in codes],
+    }
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.ravel():
-        axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes.ravel())
+def _agreement(entry: dict[str, Any]) -> float:
+    return 1.0 if entry["switch_agreement"] is None else float(entry["switch_agreement"])
 
 
-def _png(figure: Any) -> str:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+def _draw(parts: list[dict[str, Any]], room: int) -> None:
+    """The pictures of every site, the worst first, as long as there is room."""
+    everything = [s for part in parts for s in part["sites"]]
+
+    def badness(s: dict[str, Any]) -> tuple[int, int, float]:
+        check = s["check"] or {"beyond_bound": 0, "worst": 0}
+        return -check["beyond_bound"], -len(s["codes"]), -float(check["worst"])
+
+    for s in sorted(everything, key=badness):
+        pictures = _of_site(s) if room > 0 else []
+        room -= _size(pictures)
+        s["left_out"] = room <= 0
+        s["pictures"] = pictures if room > 0 else []
+
+
+def _of_site(s: dict[str, Any]) -> list[Picture]:
+    makers: list[Callable[[], Picture | None]] = [lambda: charts.slopes(s["site"], f"{s['id']}a-")]
+    if s["check"] is not None:
+        makers = [
+            lambda: charts.transfer(s["site"], s["sketch"], s["check"], f"{s['id']}t-"),
+            lambda: charts.error_map(s["sketch"], f"{s['id']}e-"),
+            *makers,
+        ]
+    if s["least_agreeing"] is not None:
+        makers.append(lambda: charts.on_rates(s["least_agreeing"], f"{s['id']}r-"))
+    return [picture for make in makers if (picture := make()) is not None]
+
+
+def _size(pictures: list[Picture]) -> int:
+    return sum(len((p.image + p.words).encode("utf-8", "replace")) + 1000 for p in pictures)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from keras_relu_suite.report.text import table
+from keras_relu_suite.report.tables import table
 
 MOST_LINES = 512
 COLUMNS = 3

@@ -2,61 +2,44 @@
 
 from __future__ import annotations
 
-import io
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-WIDTH = 100
-
-
-def table(
-    columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], title: str | None = None, width: int = WIDTH
-) -> str:
-    """A plain table; columns are (heading, "left" | "right")."""
-    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="")
-    for heading, justify in columns:
-        drawn.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*row)
-    out = io.StringIO()
-    Console(file=out, width=width, no_color=True, markup=False, highlight=False, emoji=False).print(drawn)
-    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
+from keras_relu_suite.report.tables import UNLIMITED, table
+from keras_relu_suite.report.terminal import width, wrapped
 
 
 def verification_text(v: dict[str, Any]) -> str:
     """The verdict, what was compared on which device, the findings, and what was not compared."""
-    parts = [headline(v)]
+    parts = [wrapped(headline(v))]
     if v["reference"] is None:
         parts.insert(0, "This proves what the file computes, not what was trained.")
     parts.append(_matrix(v))
-    parts.append(
+    parts.append(wrapped(
         f"compared {v['compared']:,} codes × channels in all; ±1: one LSB off the exact answer, as rounding may"
-    )
-    parts += [_block(line) for d in v["devices"] if (line := ran_text(d))]
+    ))  # fmt: skip
+    parts += [wrapped(line) for d in v["devices"] if (line := ran_text(d))]
     if v["in_place"]:
         names = dict.fromkeys(i["name"] for i in v["in_place"])
-        worst = [max((i for i in v["in_place"] if i["name"] == n), key=_share) for n in names]
+        worst = [max((i for i in v["in_place"] if i["name"] == n), key=share) for n in names]
         parts.append(table(
-            [("in place", ""), ("worst on", ""), ("own error / limit", "right"), ("max LSB", "right"),
-             ("switches agree", "right"), ("zeros Keras", "right"), ("device", "right")],
+            [("in place", ""), ("worst on", ""), ("own error\n/ limit", "right"), ("max\nLSB", "right"),
+             ("switches\nagree", "right"), ("zeros\nKeras", "right"), ("zeros\ndevice", "right")],
             [_in_place_row(i) for i in worst],
         ))  # fmt: skip
     if v["end_to_end"]:
         first, several = v["end_to_end"][0]["device"], len({e["device"] for e in v["end_to_end"]}) > 1
         parts.append(table(
-            [("end to end", ""), ("device", ""), ("RMS", "right"), ("allowed", "right"), ("worst LSB", "right"),
-             ("metric", ""), *[(f"not as {first}", "right")] * several],
-            [[e["name"], e["device"], f"{e['rms']:.3g}", f"{e['limit']:.3g}", f"{e['max_lsb']:.4g}", metric_text(e),
-              *[differ_text(e)] * several] for e in v["end_to_end"]],
+            [("end to end", ""), ("device", ""), ("RMS", "right"), ("allowed", "right"), ("worst\nLSB", "right"),
+             *[(f"not as\n{first}", "right")] * several],
+            [[e["name"], e["device"], f"{e['rms']:.3g}" + ("" if e["holds"] else " FAILS"), f"{e['limit']:.3g}",
+              f"{e['max_lsb']:.4g}", *[differ_text(e)] * several] for e in v["end_to_end"]],
         ))  # fmt: skip
-    parts += [_block(f"{f['severity']} {f['code']}: {f['message']}") for f in v["findings"]]
-    parts += [_block(f"not compared: {text}") for text in v["not_compared"]]
+        parts += [wrapped(f"{e['name']} on {e['device']}: {metric_text(e)}") for e in v["end_to_end"] if e["metric"]]
+    parts += [wrapped(f"{f['severity']} {f['code']}: {f['message']}") for f in v["findings"]]
+    parts += [wrapped(f"not compared: {text}") for text in v["not_compared"]]
     if v["matrix"]["not_checked"]:
-        parts.append(_block("devices not checked: " + ", ".join(n["device"] for n in v["matrix"]["not_checked"])))
+        parts.append(wrapped("devices not checked: " + ", ".join(n["device"] for n in v["matrix"]["not_checked"])))
     return "\n".join(parts)
 
 
@@ -72,18 +55,43 @@ def ran_text(device: dict[str, Any]) -> str:
 
 
 def _matrix(v: dict[str, Any]) -> str:
-    """Activations × devices; those that agree bit for bit share a column."""
+    """Activations × devices; those that agree bit for bit share a column, or where that is too wide a row."""
+    names = [group_name(g) for g in v["matrix"]["groups"]]
+    letters = [chr(ord("A") + i) for i in range(len(names))]
+    legend = [wrapped(f"{letter}: {name}") for letter, name in zip(letters, names, strict=True)]
+    for drawn in (_wide_matrix(v, names, UNLIMITED), "\n".join([*legend, _wide_matrix(v, letters, width())])):
+        if max(map(len, drawn.splitlines())) <= width():
+            return drawn
+    return _long_matrix(v)
+
+
+def _long_matrix(v: dict[str, Any]) -> str:
+    """A row for each activation and group of devices."""
+    rows = []
+    for i, (s, every) in enumerate(zip(v["sites"], v["matrix"]["sites"], strict=True)):
+        cells = [(group_name(group), group["cells"][i]) for group in v["matrix"]["groups"]]
+        head = [s["name"], s["lowering"]]
+        for devices, cell in cells or [("", {"check": None, "codes": []})]:
+            compared = f"{cell['check']['compared']:,}" if cell["check"] else ""
+            rows.append([*head, compared, devices, " ".join([matrix_cell(cell), *every["codes"]])])
+            head = ["", ""]
+    columns = [("activation", ""), ("lowering", ""), ("codes ×\nchannels", "right"), ("device", ""), ("found", "")]
+    return table(columns, rows)
+
+
+def _wide_matrix(v: dict[str, Any], names: Sequence[str], most: int) -> str:
+    """A column for each group of devices."""
     m = v["matrix"]
     rows = []
     for i, (s, every) in enumerate(zip(v["sites"], m["sites"], strict=True)):
         cells = [group["cells"][i] for group in m["groups"]]
-        most = max((c["check"]["compared"] for c in cells if c["check"]), default=0)
-        rows.append([s["name"], s["lowering"], f"{most:,}", *map(matrix_cell, cells), " ".join(every["codes"])])
-    columns = [("activation", ""), ("lowering", ""), ("codes × channels", "right"),
-               *((group_name(g), "") for g in m["groups"]), ("everywhere", "")]  # fmt: skip
+        compared = max((c["check"]["compared"] for c in cells if c["check"]), default=0)
+        rows.append([s["name"], s["lowering"], f"{compared:,}", *map(matrix_cell, cells), " ".join(every["codes"])])
+    columns = [("activation", ""), ("lowering", ""), ("codes ×\nchannels", "right"),
+               *((name, "whole") for name in names), ("everywhere", "whole")]  # fmt: skip
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return table(columns, rows)
+    return table(columns, rows, most=most)
 
 
 def group_name(group: dict[str, Any]) -> str:
@@ -125,8 +133,8 @@ def metric_text(e: dict[str, Any]) -> str:
     if m is None:
         return ""
     if "keras" in m:
-        return f"{m['name']} {m['keras']:.4f} → {m['device']:.4f}"
-    return f"{m['name']} {m['device']:.4f}"
+        return f"{m['name']} {float(m['keras']):.4f} → {float(m['device']):.4f}"
+    return f"{m['name']} {float(m['device']):.4f}"
 
 
 def differ_text(e: dict[str, Any]) -> str:
@@ -144,13 +152,14 @@ def inspection_text(i: dict[str, Any]) -> str:
     if rows:
         columns = [("where", ""), ("activation", ""), ("lowering", ""), ("slopes", ""), ("scales (in → out)", "")]
         parts.append(table(columns, rows))
-    return "\n".join(parts + [_block(f"not read: {text}") for text in i["unread"]])
+    return "\n".join(parts + [wrapped(f"not read: {text}") for text in i["unread"]])
 
 
 def slopes_text(slopes: Sequence[float]) -> str:
     """`0.1`, or `32 in [-0.12, 0.31]`."""
     if not slopes:
         return ""
+    slopes = [float(a) for a in slopes]  # of a damaged file they may not be finite, which are strings in JSON
     if len(slopes) == 1:
         return f"{slopes[0]:.4g}"
     return f"{len(slopes)} in [{min(slopes):.4g}, {max(slopes):.4g}]"
@@ -171,19 +180,20 @@ def rule_text(rule: dict[str, str]) -> str:
     exits = {"error": "exit code 1", "warning": "shown; exit code 1 with --strict", "coverage": "exit code 3"}
     parts = [f"{rule['code']}: {rule['severity']} ({exits[rule['severity']]})"]
     for label, key in (("What", "what"), ("Why", "why"), ("Fix", "fix")):
-        parts.append(_block(f"{label}: {rule[key]}"))
+        parts.append(wrapped(f"{label}: {rule[key]}"))
     return "\n".join(parts)
 
 
-def _share(i: dict[str, Any]) -> float:
-    return float(i["error"] / i["limit"]) if i["limit"] else 0.0
+def share(i: dict[str, Any]) -> float:
+    """An error in place over what is allowed."""
+    return float(i["error"]) / float(i["limit"]) if float(i["limit"]) else 0.0
 
 
 def _in_place_row(i: dict[str, Any]) -> list[str]:
     agree = "" if i["switch_agreement"] is None else f"{i['switch_agreement']:.2%}"
     zeros = ["", ""] if i["zeros"] is None else [f"{z:.1%}" for z in i["zeros"]]
-    share = (f"{_share(i):.2f}" if _share(i) < 100 else f"{_share(i):.2g}") + ("" if i["holds"] else " FAILS")
-    return [i["name"], i["device"], share, f"{i['max_lsb']:.4g}" if i["zeros"] else "", agree, *zeros]
+    own = (f"{share(i):.2f}" if share(i) < 100 else f"{share(i):.2g}") + ("" if i["holds"] else " FAILS")
+    return [i["name"], i["device"], own, f"{i['max_lsb']:.4g}" if i["zeros"] else "", agree, *zeros]
 
 
 def devices_text(devices: Sequence[dict[str, Any]]) -> str:
@@ -210,13 +220,9 @@ def bundle_text(b: dict[str, Any]) -> str:
         f"{b['folder']}: {len(b['runs'])} runs for {len(sites)} activations of {b['file']}"
         + (", and the whole file on data" if kinds & {"whole", "tapped"} else "")
     ]
-    parts += [_block(f"not in the bundle: {text}") for text in b["not_in_bundle"]]
-    parts.append(_block(
+    parts += [wrapped(f"not in the bundle: {text}") for text in b["not_in_bundle"]]
+    parts.append(wrapped(
         "Copy the folder to the device, run everything in manifest.json (`python3 run.py` does it where LiteRT is), "
         f"copy {b['outputs']} back into it, then: krs verify FILE --outputs {b['folder']}"
     ))  # fmt: skip
     return "\n".join(parts)
-
-
-def _block(text: str) -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -55,17 +55,24 @@ def code_error(got: NDArray[Any], exact: NDArray[np.float64]) -> NDArray[np.int6
     return got.astype(np.int64) - rounded(exact, got.dtype.name)
 
 
+def float_allowed(
+    exact: NDArray[np.float64], magnitude: NDArray[np.float64], function: Semantics
+) -> NDArray[np.float64]:
+    """By how much a float kernel's answer may differ from e."""
+    ulps = 1 if function.piecewise_linear else SMOOTH_ULP
+    scale = magnitude if function.piecewise_linear else np.maximum(1.0, np.abs(exact))
+    allowed: NDArray[np.float64] = ulps * EPS32 * np.maximum(scale, TINY32 / EPS32)
+    return allowed
+
+
 def float_error(
     got: NDArray[Any], exact: NDArray[np.float64], magnitude: NDArray[np.float64], function: Semantics
 ) -> NDArray[np.float64]:
     """|got − e| over what is allowed: above 1 is an error. NaN only matches NaN."""
     with np.errstate(over="ignore", invalid="ignore"):
-        ulps = 1 if function.piecewise_linear else SMOOTH_ULP
-        scale = magnitude if function.piecewise_linear else np.maximum(1.0, np.abs(exact))
-        allowed = ulps * EPS32 * np.maximum(scale, TINY32 / EPS32)
         target = exact.astype(np.float32).astype(np.float64)
         value = got.astype(np.float64)
-        ratio = np.abs(value - target) / allowed
+        ratio = np.abs(value - target) / float_allowed(exact, magnitude, function)
     # Where the exact sum overflows float32, kernels give inf or (clamping to it) the largest float.
     largest = float(np.finfo(np.float32).max)
     huge = np.isinf(target) if function.piecewise_linear else np.abs(target) >= largest / OVERFLOWS

@@ -31,6 +31,7 @@ class Probe:
         intended: The exact output if no inner tensor saturated.
         compared: Which answers count.
         dtype: The output's type.
+        sees: What the activation sees, in real units, to draw; None if x tells it.
     """
 
     model: bytes
@@ -45,6 +46,7 @@ class Probe:
     intended: NDArray[np.float64] | None = None
     compared: NDArray[np.bool_] | None = None
     dtype: str = "int8"
+    sees: NDArray[np.float32] | None = None
 
     @functools.cached_property
     def best(self) -> NDArray[np.int32]:

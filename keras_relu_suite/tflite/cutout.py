@@ -197,6 +197,7 @@ def pairs(file: File, site: TFLiteSite, few: int | None = None) -> Probe:
         combined = {"ADD": np.add, "SUB": np.subtract, "MUL": np.multiply}[site.op.name](a, b)
         magnitude = np.abs(a * b) if site.op.name == "MUL" else np.abs(a) + np.abs(b)
         real = site.semantics.apply(np.broadcast_to(combined, (1, *full)))
+        sees = np.broadcast_to(combined.astype(np.float32), (1, *full))
     return Probe(
         model=builder.finish(inputs, [i for i, _ in feeds], builder.tensor(site.output, (1, *full))),
         inputs=tuple(feed for _, feed in feeds),
@@ -205,6 +206,7 @@ def pairs(file: File, site: TFLiteSite, few: int | None = None) -> Probe:
         magnitude=np.broadcast_to(magnitude, (1, *full)),
         in_codes=False,
         dtype=site.output.dtype,
+        sees=sees,
     )
 
 

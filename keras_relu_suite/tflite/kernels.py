@@ -56,7 +56,8 @@ def integer(file: File, site: TFLiteSite) -> Iterator[Probe]:
         digits, kernel = _digits(wanted, low, high)
         with np.errstate(over="ignore"):
             accumulator = wanted if depthwise else wanted[:, None]
-            real = site.semantics.apply((accumulator + bias[part]) * (s_x * w_scale[part]))
+            before = (accumulator + bias[part]) * (s_x * w_scale[part])
+            real = site.semantics.apply(before)
         exact = to_code(real, site.output)
         count = part.stop - part.start
         feed_shape, kernel_shape, shape, options = _layout(site.op.name, len(wanted), len(kernel), count)
@@ -75,6 +76,7 @@ def integer(file: File, site: TFLiteSite) -> Iterator[Probe]:
             first_channel=start,
             in_codes=False,
             dtype=site.output.dtype,
+            sees=before.astype(np.float32).reshape(shape),
         )
 
 
@@ -103,6 +105,7 @@ def floating(file: File, site: TFLiteSite) -> Iterator[Probe]:
         with np.errstate(over="ignore"):
             product = x.astype(np.float64)[:, None] * gain
             total, magnitude = product + bias, np.abs(product) + np.abs(bias.astype(np.float64))
+            sees = total.astype(np.float32).reshape(shape)
         kernel = np.full(kernel_shape, 127, np.int8) if hybrid else np.ones(kernel_shape, np.float32)
         yield Probe(
             model=_assemble(Builder(file, site), feed_shape, kernel, bias, shape, options, part),
@@ -113,6 +116,7 @@ def floating(file: File, site: TFLiteSite) -> Iterator[Probe]:
             first_channel=start,
             in_codes=False,
             dtype=site.output.dtype,
+            sees=sees,
         )
 
 

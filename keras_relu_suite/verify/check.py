@@ -18,6 +18,7 @@ from keras_relu_suite.export import note
 from keras_relu_suite.tflite import graph
 from keras_relu_suite.tflite.schema import File
 from keras_relu_suite.verify import advice, asked, calibrated, fidelity, halves, match
+from keras_relu_suite.verify.environment import environment
 from keras_relu_suite.verify.exhaust import SiteCheck
 from keras_relu_suite.verify.inplace import Comparison, Outcome
 from keras_relu_suite.verify.match import Pair
@@ -26,7 +27,7 @@ from keras_relu_suite.verify.rules import Finding, finding
 from keras_relu_suite.verify.running import choose, device_finding, functions, start, vanished
 
 DEVICES = ("xnnpack", "reference")
-Progress = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
 
 
 def verify(
@@ -52,7 +53,7 @@ def verify(
             `"xnnpack"` and `"reference"`, or with `outputs` no device here.
         labels: The true classes of the samples, for the accuracy.
         strict: Warnings count as errors.
-        progress: Called with one line at each step.
+        progress: Called with what is being done, how much of it is done, and of how much (0: not known). Default: not.
         outputs: The folder of a bundle (see `keras_relu_suite.probe`) with the outputs that came back from a device
             that is not here, to be judged like those of a device that is.
 
@@ -67,7 +68,7 @@ def verify(
         ModelError: the model is not built.
         BundleError: the bundle in `outputs` is of another file, or a part of it is missing, changed or truncated.
     """
-    say = progress or (lambda line: None)
+    told = progress or (lambda what, done, total: None)
     if devices is None:
         devices = DEVICES if outputs is None else ()
     if not devices and outputs is None:
@@ -96,14 +97,13 @@ def verify(
     checks: list[SiteCheck] = []
     outcome: Outcome | None = None
     try:
+        told("start the devices", 0, 0)
         running = start(chosen, file, records, findings)
-        say(f"function: {len(pairs)} activations on {len(running)} devices")
-        checks = functions(file, pairs, running, findings)
+        checks = functions(file, pairs, running, findings, told)
         findings += advice.findings(file, pairs, checks) + _slope_findings(file, pairs, checks)
         if arrays is not None and model is not None and description is not None and ports is not None:
-            say(f"in place and end to end: {len(arrays[0])} samples")
             comparison = Comparison(file, pairs, ports, model, description.sites, labels, trained)
-            outcome = _on_data(comparison, running, arrays, findings)
+            outcome = _on_data(comparison, running, arrays, findings, told)
         else:
             not_compared.append("in place and end to end: needs the Keras model and data")
     finally:
@@ -130,6 +130,7 @@ def verify(
         findings=tuple(sorted(findings, key=lambda f: ("error", "coverage", "warning").index(f.severity))),
         not_compared=tuple(not_compared),
         strict=strict,
+        environment=environment(),
     )
 
 
@@ -143,12 +144,12 @@ def _slope_findings(file: File, pairs: Sequence[Pair], checks: Sequence[SiteChec
 
 
 def _on_data(
-    comparison: Comparison, running: Sequence[Device], arrays: Sequence[Any], findings: list[Finding]
+    comparison: Comparison, running: Sequence[Device], arrays: Sequence[Any], findings: list[Finding], told: Progress
 ) -> Outcome:
     """What the devices that are still there give for the whole file, and what is found of it."""
     there = [d for d in running if d.name not in vanished(running, findings)]
     whole = [d for d in there if not isinstance(d, Returned) or d.on_data]
-    outcome = comparison.run(whole, arrays)
+    outcome = comparison.run(whole, arrays, told)
     findings += _in_place_findings(outcome, whole) + _not_on_data(there, whole)
     return outcome
 

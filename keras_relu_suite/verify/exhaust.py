@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_relu_suite.devices import Device
+from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.tflite import bounds, cutout, kernels
 from keras_relu_suite.tflite.builder import Probe
 from keras_relu_suite.tflite.graph import TFLiteSite
 from keras_relu_suite.tflite.schema import File
+from keras_relu_suite.verify.sketch import Sketch, Sketcher
 
 LARGEST = 2**24  # values of one probe: a few arrays of 128 MiB
 
@@ -49,6 +51,7 @@ class SiteCheck:
         witness: Where it is.
         answers: A digest of all answers: equal where two devices agree bit for bit.
         table: For an integer site that is not fused, the device's output code for every input code × channel.
+        sketch: What a page needs to draw it.
     """
 
     site: str
@@ -61,6 +64,7 @@ class SiteCheck:
     witness: Witness | None
     answers: str = ""
     table: NDArray[np.int64] | None = None
+    sketch: Sketch | None = None
 
     def __bool__(self) -> bool:
         return self.compared > 0 and self.beyond == 0
@@ -138,13 +142,20 @@ def _positions(site: TFLiteSite) -> int:
     return max(1, site.semantics.negative_slopes.size // site.channels) if site.op.name == "PRELU" else 1
 
 
-def check(name: str, site: TFLiteSite, site_probes: list[Probe], device: Device) -> SiteCheck:
+def check(
+    name: str, site: TFLiteSite, site_probes: list[Probe], device: Device, trained: Semantics | None = None
+) -> SiteCheck:
     """Run the probes on the device and compare every answer.
+
+    Args:
+        name, site, site_probes, device: What is compared, and where.
+        trained: What was trained there, for the sketch.
 
     Raises:
         DeviceError: the device refused, crashed or is not there.
     """
-    parts = [_compare(name, site, probe, device) for probe in site_probes]
+    sketcher = Sketcher(site, trained)
+    parts = [_compare(name, site, probe, device, sketcher) for probe in site_probes]
     worst = max(parts, key=lambda part: part.worst)
     tables = [part.table for part in parts if part.table is not None]
     seen = [part.codes for part in parts if part.codes is not None]
@@ -159,10 +170,11 @@ def check(name: str, site: TFLiteSite, site_probes: list[Probe], device: Device)
         witness=worst.witness,
         answers=_digest(*(part.answers.encode() for part in parts)),
         table=tables[0] if tables else None,
+        sketch=sketcher.sketch(),
     )
 
 
-def _compare(name: str, site: TFLiteSite, probe: Probe, device: Device) -> SiteCheck:
+def _compare(name: str, site: TFLiteSite, probe: Probe, device: Device, sketcher: Sketcher) -> SiteCheck:
     got = device.run_probe(probe.model, probe.inputs, outputs=1).outputs[0][0]
     integers = got.dtype.kind in "iu"
     x = np.broadcast_to(probe.x, got.shape)
@@ -176,6 +188,7 @@ def _compare(name: str, site: TFLiteSite, probe: Probe, device: Device) -> SiteC
     else:
         error = _float_error(site, probe, got, x)
         beyond = error > 1.0
+    sketcher.add(probe, got, np.where(got < expected, -error, error), beyond)
     wrong, off = int(np.count_nonzero(beyond)), int(np.count_nonzero(error))
     at = np.unravel_index(int(np.argmax(np.where(beyond, error, 0) if wrong else error)), error.shape)
     kind = "input code" if integers and probe.in_codes else "accumulator" if integers else "x ="

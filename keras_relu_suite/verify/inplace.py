@@ -12,7 +12,7 @@ of its class.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,8 +98,10 @@ class Comparison:
         self.ends = ends.find(self.file, self.ports, self.trained, self.grain, [a[:per_run] for a in arrays])
         return tap.Tap(self.file, self.pairs, [end.index for end in self.ends])
 
-    def run(self, devices: Sequence[Device], arrays: Sequence[NDArray[Any]]) -> Outcome:
-        """Compare over all samples, batch by batch."""
+    def run(
+        self, devices: Sequence[Device], arrays: Sequence[NDArray[Any]], told: Callable[[str, int, int], None]
+    ) -> Outcome:
+        """Compare over all samples, batch by batch; `told` hears how many samples are done, and of how many."""
         tapper = self.tapper(arrays)
         every = self.stretches + [end.stretch for end in self.ends]
         tallies = {d.name: [Tally(s) for s in every] for d in devices}
@@ -109,7 +111,10 @@ class Comparison:
         failed: dict[str, DeviceError] = {}
         differs: dict[str, tuple[float, float]] = {}
         not_finite: set[str] = set()
+        done = 0
         for n, part in enumerate(tap.batches(self.file, arrays)):
+            told("in place and end to end", done, len(arrays[0]))
+            done += len(part[0])
             kept, ends = self._free(part)
             free.append(ends)
             self._round(part, kept, ends, n, drawn)

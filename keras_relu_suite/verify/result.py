@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class InPlace:
         switch_agreement: Share of (sample, unit) gates that are on in Keras and on the device alike; None where the
             activation has no knot.
         zeros: Share of exact zeros, in Keras and on the device.
+        on_rates: How often the units' switches are on, over samples and positions: how many units never, in each tenth
+            between, and always; in Keras and on the device. None where the activation has no knot.
         dead: Units that never fire in Keras on this data.
         quantisation_dead: Units that fire in Keras but whose output code never changes on the device.
     """
@@ -66,6 +68,7 @@ class InPlace:
     max_lsb: float
     switch_agreement: float | None = None
     zeros: tuple[float, float] | None = None
+    on_rates: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     dead: tuple[int, ...] = ()
     quantisation_dead: tuple[int, ...] = ()
 
@@ -77,6 +80,7 @@ class InPlace:
             **vars(self),
             "holds": bool(self),
             "zeros": None if self.zeros is None else list(self.zeros),
+            "on_rates": None if (rates := self.on_rates) is None else {"keras": [*rates[0]], "device": [*rates[1]]},
             "dead": list(self.dead),
             "quantisation_dead": list(self.quantisation_dead),
         }
@@ -182,6 +186,7 @@ class Verification:
     findings: tuple[Finding, ...]
     not_compared: tuple[str, ...]
     strict: bool = False
+    environment: dict[str, Any] = field(default_factory=dict)
 
     @property
     def compared(self) -> int:
@@ -223,8 +228,20 @@ class Verification:
             "end_to_end": [e.to_dict() for e in self.end_to_end],
             "findings": [f.to_dict() for f in self.findings],
             "not_compared": list(self.not_compared),
+            "sketches": [s for s in map(self._sketch, dict.fromkeys(c.site for c in self.checks)) if s is not None],
+            "environment": self.environment,
         }
         return {**content, "matrix": report.matrix(content)}
+
+    def _sketch(self, site: str) -> dict[str, Any] | None:
+        """What the worst device gave for a site, and which others gave the same bits."""
+        checks = [c for c in self.checks if c.site == site and c.sketch is not None]
+        if not checks:
+            return None
+        worst = max(checks, key=lambda c: (c.beyond, c.worst, c.off_by_rounding))
+        assert worst.sketch is not None
+        alike = [c.device for c in checks if c.answers == worst.answers]
+        return {"site": site, "devices": alike, **worst.sketch.to_dict()}
 
     def __repr__(self) -> str:
         """One line with the verdict and the worst finding: what pytest shows of `assert krs.verify(...)`."""
@@ -251,7 +268,7 @@ class Verification:
             target,
             {
                 ".json": lambda: report.as_json(self.to_dict()),
-                ".html": lambda: report.html({"title": target.stem, "verifications": [self.to_dict()]}),
+                ".html": lambda: report.html(self.to_dict()),
                 ".xml": lambda: report.junit(self.to_dict()),
             },
         )

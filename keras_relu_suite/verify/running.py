@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from typing import Any
 
@@ -134,23 +134,33 @@ def device_finding(device: Device, error: DeviceError, what: str, probe: bool = 
     return finding("KRS903", f"{device.name} refuses {what}: {error}", device=device.name)
 
 
-def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], findings: list[Finding]) -> list[SiteCheck]:
+def functions(
+    file: File, pairs: Sequence[Pair], devices: Sequence[Device], findings: list[Finding],
+    told: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> list[SiteCheck]:  # fmt: skip
     """The function check of every site on every device; findings for what fails or cannot be run.
 
-    The probes are made once for all devices, and the devices, processes of their own, run at the same time: each takes
-    a site as soon as its probes are there.
+    `told` hears how many activations × devices are done, and of how many. The probes are made once for all devices,
+    and the devices, processes of their own, run at the same time: each takes a site as soon as its probes are there.
     """
     checks: list[SiteCheck] = []
     with ExitStack() as stack:
         workers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in devices]
         pending: list[tuple[Pair, list[Future[SiteCheck | Finding | None]]]] = []
         left: dict[str, list[str]] = {}
+        total = len(pairs) * len(devices)
+
+        def tell() -> None:
+            told("every input code", sum(future.done() for _, started in pending for future in started), total)
+
         for p in pairs if devices else ():
+            tell()
             probes = exhaust.probes(file, p.site)
             if isinstance(probes, str):
                 findings.append(
                     finding("KRS905", f"{p.name}: no function check of {p.site.lowering}: {probes}", site=p.name)
                 )
+                total -= len(devices)
                 continue
             findings += fidelity.saturation(p.name, p.site, probes)
             started = [w.submit(_check, p, probes, d, left) for w, d in zip(workers, devices, strict=True)]
@@ -158,6 +168,8 @@ def functions(file: File, pairs: Sequence[Pair], devices: Sequence[Device], find
             if len(pending) > AHEAD:  # probes are large: do not make them all before the first has run
                 for future in pending[-AHEAD][1]:
                     future.exception()
+        for _ in as_completed([future for _, started in pending for future in started]):
+            tell()
         for p, results in pending:
             for device, result in zip(devices, (future.result() for future in results), strict=True):
                 if isinstance(result, Finding):
@@ -178,7 +190,7 @@ def _check(p: Pair, probes: list[Probe], device: Device, left: dict[str, list[st
         left[device.name].append(p.name)
         return None
     try:
-        return exhaust.check(p.name, p.site, probes, device)
+        return exhaust.check(p.name, p.site, probes, device, p.expected.semantics if p.expected is not None else None)
     except DeviceError as error:
         # It may start the device again, which only the thread that uses it may do.
         found = device_finding(device, error, p.name, probe=True)

@@ -133,6 +133,7 @@ class Tally:
         self.rows = 0
         self.free_squares, self.free_worst, self.values = 0.0, 0.0, 0
         self.gates = self.agreed = 0
+        self.on: list[Floats | float] = [0.0, 0.0]  # by unit, in Keras and on the device
         self.zeros = [0, 0]
         self.low: Floats | None = None
         self.high: Floats | None = None
@@ -157,6 +158,8 @@ class Tally:
             on = before > knot if before is not None else after > function.apply(knot)
             self.gates += on.size
             self.agreed += int(np.count_nonzero(on == (x > knot)))
+            for i, gates in enumerate((x > knot, on)):
+                self.on[i] = self.on[i] + self.stretch.flat(gates.astype(np.float64)).sum(axis=0)
         rows = self.stretch.flat(after)
         self.low = rows.min(axis=0) if self.low is None else np.minimum(self.low, rows.min(axis=0))
         self.high = rows.max(axis=0) if self.high is None else np.maximum(self.high, rows.max(axis=0))
@@ -172,6 +175,7 @@ class Tally:
         if stretch.fired is not None and self.low is not None and self.high is not None:
             seen = {
                 "switch_agreement": self.agreed / self.gates if self.gates else None,
+                "on_rates": self._on_rates(),
                 "zeros": (self.zeros[0] / self.values, self.zeros[1] / self.values),
                 "dead": stretch.never_fired(),
                 "quantisation_dead": stretch.swallowed(self.low, self.high),
@@ -187,6 +191,21 @@ class Tally:
             max_lsb=self.free_worst / unit,
             **seen,
         )
+
+
+    def _on_rates(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """How many units have their switch on how often, in Keras and on the device; see `InPlace`."""
+        if not self.gates:
+            return None
+        in_keras, on_device = (on_rates(np.asarray(on) / (self.gates / np.size(on))) for on in self.on)
+        return in_keras, on_device
+
+
+def on_rates(rates: Floats) -> tuple[int, ...]:
+    """How many of the rates are 0, in each tenth between, and 1."""
+    between = rates[(rates > 0) & (rates < 1)]
+    tenths = np.bincount(np.minimum((between * 10).astype(np.int64), 9), minlength=10)
+    return int((rates == 0).sum()), *(int(n) for n in tenths), int((rates == 1).sum())
 
 
 def step(tensor: Tensor, spread: float, grain: float = bounds.EPS32) -> float:

@@ -11,7 +11,6 @@ import textwrap
 from pathlib import Path
 from xml.etree import ElementTree
 
-import json_schema
 import keras
 import networks
 import numpy as np
@@ -21,6 +20,7 @@ import tflite_edit
 import keras_relu_suite as krs
 from keras_relu_suite import cli, report
 from keras_relu_suite.errors import UsageError
+from keras_relu_suite.report import schema as json_schema
 from keras_relu_suite.tflite import graph, schema
 from keras_relu_suite.verify.rules import RULES, explain
 
