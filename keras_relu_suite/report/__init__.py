@@ -1,7 +1,7 @@
 """Reports: pure functions from plain dicts to text, HTML and files. Knows nothing of models or runtimes."""
 
-from keras_relu_suite.report.comparison import comparison_html, comparison_text
 from keras_relu_suite.report.again import redraw
+from keras_relu_suite.report.comparison import comparison_html, comparison_text
 from keras_relu_suite.report.files import save
 from keras_relu_suite.report.html import html
 from keras_relu_suite.report.junit import junit
