@@ -99,13 +99,13 @@ def _output(finding: Finding, history: Sequence[FlowRecord], facts: Facts) -> Wh
     y = history[-1].targets
     if facts.output is None or y is None or facts.loss in ("sparse", "classes"):
         return None
-    kind, name = facts.output
+    kind, name, where = facts.output
     low, high = RANGES.get(kind, (-math.inf, math.inf))
     silent = finding.kind in ("dead", "stalled") and kind in ("relu", "relu6")
     if y.low >= low - 1e-6 and y.high <= high + 1e-6 and not (silent and finding.layer == name):
         return None
     evidence = f"the last activation is {kind}, the targets lie between {y.low:.3g} and {y.high:.3g}"
-    fix = f'model = krs.swap_activations(model, to="linear", where={name!r})'
+    fix = f'model = krs.swap_activations(model, to="linear", where={where})'
     return "output_activation", evidence, fix, None
 
 

@@ -50,8 +50,8 @@ class LayerFlow:
         update_ratio: ‖Δw‖ / ‖w‖ of the kernel at sampled steps, w before and Δw by the optimizer.
         weight: Root mean square of the kernel, at sampled steps.
         activation, activation_first: Scale of its output; None where it was not seen.
-        idle: Of its activation function the share of units that never fired in a sampled batch (piecewise linear) or
-            of elements on a flat end (smooth); None without one.
+        idle: Of its activation function the share of units that fired in none of the sampled batches (piecewise
+            linear) or of elements on a flat end (smooth); None without one.
         piecewise: Whether that function is piecewise linear; None without one.
         bias_gradient: Scale of ∂L/∂b of its bias; None without one. Of a dense layer it is that of the signal itself.
     """

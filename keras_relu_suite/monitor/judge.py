@@ -20,12 +20,17 @@ NO_SKILL = 0.05
 # A network on a plateau gets away from it by gradients that grow exponentially. Below this factor over the windows that
 # are looked at, it does not.
 ESCAPES = 2.0
+# A straight line through the steps' losses falls if it does so by three of its standard errors, and by a hundredth of
+# what there is to fall.
+SURELY, CREEPS = 3.0, 0.01
 # Of a signal that comes back through the hidden layers: below a thousandth, the first layers do not move while the last
 # ones converge; above a thousand times, no learning rate fits both ends.
 SHRINKS = 1e-3
 # A loss of ten times what it was, and ten times that of the best constant answer, is further from the targets than any
 # start; weights of ten times their scale are no longer those that were drawn.
 GROWS = 10.0
+# Below this share of the best constant answer's loss there is nothing left to learn.
+DONE = 0.05
 # More than half of the units of the whole network without a gradient.
 HALF = 0.5
 STEPS = 24  # fewer losses than this say nothing about a trend
@@ -78,6 +83,8 @@ def judge(history: Sequence[FlowRecord], patience: int) -> list[Finding]:
         found = rule(recent, why)
         if found:
             return found
+    if creeps(recent) or growth([history[0], now]) >= ESCAPES:
+        return []
     return [Finding("stalled", None, now.epoch, f"{why}, though gradients flow")]
 
 
@@ -111,9 +118,23 @@ def learns(windows: Sequence[FlowRecord]) -> bool:
         start = windows[0].loss_first
         return (start - last.loss) / (abs(start) or 1.0) > NO_SKILL or growth(windows) >= ESCAPES
     skilled = 1.0 - min(last.loss, float(np.mean([w.loss for w in windows]))) / constant > NO_SKILL
-    # Still on its way down to what a constant answer has, where the last layer alone may be what learns.
-    falls = last.loss > (1 + NO_SKILL) * constant and last.loss < (1 - NO_SKILL) * windows[-min(2, len(windows))].loss
-    return skilled or falls or growth(windows) >= ESCAPES
+    # Still on its way down to what a constant answer has, where the last layer alone may be what learns; at this pace
+    # it is there in as many windows again.
+    pace = (windows[0].loss - last.loss) / max(1, len(windows) - 1)
+    on_its_way = last.loss > (1 + NO_SKILL) * constant and last.loss - len(windows) * pace < constant
+    return skilled or on_its_way or growth(windows) >= ESCAPES
+
+
+def creeps(windows: Sequence[FlowRecord]) -> bool:
+    """Whether the loss falls, if only a little: by more than 1 % of the constant answer's over these windows, and by
+    three times what the straight line through the steps' losses is uncertain by."""
+    losses = np.concatenate([w.losses for w in windows])
+    steps = np.arange(len(losses)) - (len(losses) - 1) / 2
+    slope = float(np.mean(steps * losses) / np.mean(steps**2))
+    rest = losses - losses.mean() - slope * steps
+    error = math.sqrt(float(np.sum(rest**2)) / (len(losses) - 2) / float(np.sum(steps**2)))
+    size = _constant(windows) or float(np.mean(np.abs(losses)))
+    return slope < -SURELY * error and -slope * len(losses) > CREEPS * size
 
 
 def growth(windows: Sequence[FlowRecord]) -> float:
@@ -148,12 +169,13 @@ def _not_finite(record: FlowRecord) -> list[Finding]:
 
 
 def _silent(record: FlowRecord, when: str, batch: int | None) -> list[Finding]:
-    """Nothing comes back to the first layers: exactly 0, unlike vanishing. A loss that is exactly 0 is done."""
+    """Nothing comes back to the first layers: exactly 0, unlike vanishing. Where the loss is next to 0 too, the network
+    has converged."""
     chain = [layer for layer in record.weighted if layer.weight is not None]
     gone = 0
     while gone < len(chain) and chain[gone].silent:
         gone += 1
-    if gone == 0 or record.loss == 0 or not math.isfinite(record.loss):
+    if gone == 0 or not math.isfinite(record.loss) or record.loss <= DONE * (record.constant or 0.0):
         return []
     idle = next((layer for layer in record.layers if layer.idle is not None and layer.idle >= 1 - 1e-6), None)
     where = idle or chain[gone - 1]
@@ -169,6 +191,8 @@ def _grown(history: Sequence[FlowRecord]) -> list[Finding]:
     if scale > 0 and now.loss > GROWS * scale:
         text = f"the loss is {now.loss:.3g}, {now.loss / scale:.3g} times what it was at the start"
         return [Finding("exploding", None, now.epoch, text)]
+    if now.constant and now.loss < (1 - NO_SKILL) * now.constant:
+        return []
     was = {layer.name: layer.weight for layer in first.weighted}
     for layer in now.weighted:
         before = was.get(layer.name)
@@ -197,7 +221,7 @@ def _dead_share(windows: Sequence[FlowRecord], why: str) -> list[Finding]:
     worst = max(found, key=lambda pair: pair[1], default=None)
     if worst is None or (share < HALF and worst[1] < 1 - 1e-6):
         return []
-    text = f"{share:.0%} of all units never fired in a batch, {worst[1]:.0%} of {worst[0].name!r}; {why}"
+    text = f"{share:.0%} of all units never fired in the last epoch, {worst[1]:.0%} of {worst[0].name!r}; {why}"
     return [Finding("dead", worst[0].name, windows[-1].epoch, text)]
 
 
