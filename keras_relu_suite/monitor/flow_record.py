@@ -176,6 +176,16 @@ class FlowRecord:
         }
 
 
+def bare(
+    epoch: int, inputs: Spread | None = None, targets: Spread | None = None, learning_rate: float | None = None
+) -> FlowRecord:  # fmt: skip
+    """A record of nothing but what it is given, for a window in which no flow was measured."""
+    nothing = math.nan
+    return FlowRecord(
+        epoch, 0, 0, 0, 0, (), (), nothing, nothing, nothing, nothing, inputs, targets, None, learning_rate
+    )
+
+
 _STRUCTURED = ("layers", "losses", "inputs", "targets", "not_finite")
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from keras_relu_suite.monitor.flow_record import FlowRecord, LayerFlow
+from keras_relu_suite.monitor.record import WindowRecord
 
 # The best constant answer is what a network can say that has learnt nothing from its inputs. Its loss is estimated from
 # batches, so a loss within 5 % of it is no better.
@@ -31,6 +32,8 @@ SHRINKS = 1e-3
 GROWS = 10.0
 # Below this share of the best constant answer's loss there is nothing left to learn.
 DONE = 0.05
+# A layer of which so much lies on the flat ends of its activation gets no gradient worth the name.
+FLAT, ALL = 0.99, 1 - 1e-6
 # More than half of the units of the whole network without a gradient.
 HALF = 0.5
 STEPS = 24  # fewer losses than this say nothing about a trend
@@ -46,6 +49,7 @@ class Finding:
         epoch: 0-based.
         batch: The 0-based training step, where it is known.
         evidence: In words, with the numbers.
+        whole: Whether the network cannot go on as it is; else a part of it is lost and the rest learns.
     """
 
     kind: str
@@ -53,7 +57,7 @@ class Finding:
     epoch: int
     evidence: str
     batch: int | None = None
-    numbers: dict[str, float] = field(default_factory=dict)
+    whole: bool = True
 
 
 def judge_first(first: FlowRecord) -> list[Finding]:
@@ -61,6 +65,29 @@ def judge_first(first: FlowRecord) -> list[Finding]:
     gradient that is not finite."""
     found = _not_finite(first)
     return found or _silent(first, "on the first batch, before any update", first.step)
+
+
+def judge_start(first: FlowRecord) -> list[Finding]:
+    """What one real gradient tells before training: as `judge_first`, and a signal that vanishes or explodes on its way
+    back."""
+    found = judge_first(first) or _flat(first)
+    why = "before training"
+    return found or _torn([first], why) or _vanishing([first], why)
+
+
+def judge_window(window: WindowRecord) -> list[Finding]:
+    """The units that the counts of a window call dead: one finding, at the layer that lost the largest share."""
+    sites = [site for site in window.sites if site.dead or site.stuck]
+    if not sites:
+        return []
+    worst = max(sites, key=lambda site: site.dead_fraction)
+    born = " since before the first update" if any(site.born_dead for site in sites) else ""
+    text = (
+        f"{window.dead} of {window.units} units never fired{born}, {len(worst.dead) + len(worst.stuck)} of "
+        f"{worst.units} of {worst.name!r}"
+    )
+    whole = any(site.dead_fraction >= 1 for site in sites) or window.dead_fraction >= HALF
+    return [Finding("dead", worst.name, window.epoch, text, whole=whole)]
 
 
 def judge(history: Sequence[FlowRecord], patience: int) -> list[Finding]:
@@ -74,7 +101,7 @@ def judge(history: Sequence[FlowRecord], patience: int) -> list[Finding]:
     found = _not_finite(now)
     if found:
         return found
-    found = _silent(now, f"at each of {now.steps} steps", None) + _grown(history)
+    found = _silent(now, f"at each of {now.steps} steps", None) + _grown(history) + _flat(now)
     recent = _recent(history, patience)
     if found or not recent or learns(recent):
         return found
@@ -175,14 +202,29 @@ def _silent(record: FlowRecord, when: str, batch: int | None) -> list[Finding]:
     gone = 0
     while gone < len(chain) and chain[gone].silent:
         gone += 1
-    if gone == 0 or not math.isfinite(record.loss) or record.loss <= DONE * (record.constant or 0.0):
+    if gone == 0 or not math.isfinite(record.loss) or _done(record):
         return []
-    idle = next((layer for layer in record.layers if layer.idle is not None and layer.idle >= 1 - 1e-6), None)
+    idle = next((layer for layer in record.layers if layer.idle is not None and layer.idle >= ALL), None)
+    if idle is not None and not idle.piecewise:
+        return []  # so flat that float32 rounds its slope to 0: saturated, and what stands behind it may learn
     where = idle or chain[gone - 1]
     text = f"the gradient of {gone} of {len(chain)} layers was exactly 0 {when}"
     if idle is not None:
         text += f"; no unit of {idle.name!r} fired"
     return [Finding("dead", where.name, record.epoch, text, batch)]
+
+
+def _flat(record: FlowRecord) -> list[Finding]:
+    """One layer that lies on its flat ends with all it gives: it cannot learn, whatever the others do."""
+    found = [layer for layer in record.layers if layer.idle is not None and not layer.piecewise and layer.idle >= FLAT]
+    if not found or _done(record):
+        return []
+    text = f"{found[0].idle:.1%} of what {found[0].name!r} gives lies on a flat end of its activation"
+    return [Finding("saturated", found[0].name, record.epoch, text)]
+
+
+def _done(record: FlowRecord) -> bool:
+    return record.loss <= DONE * (record.constant or 0.0)
 
 
 def _grown(history: Sequence[FlowRecord]) -> list[Finding]:
@@ -219,7 +261,7 @@ def _dead_share(windows: Sequence[FlowRecord], why: str) -> list[Finding]:
     found = _idle(windows, True)
     share = float(np.mean([idle for _, idle in found])) if found else 0.0
     worst = max(found, key=lambda pair: pair[1], default=None)
-    if worst is None or (share < HALF and worst[1] < 1 - 1e-6):
+    if worst is None or (share < HALF and worst[1] < ALL):
         return []
     text = f"{share:.0%} of all units never fired in the last epoch, {worst[1]:.0%} of {worst[0].name!r}; {why}"
     return [Finding("dead", worst[0].name, windows[-1].epoch, text)]
