@@ -23,9 +23,9 @@ def first_of(value: Any) -> Tensor | None:
 
 
 def scale(x: Tensor) -> Tensor:
-    """Mean |x|: exactly 0 if and only if every x is, not finite if one x is not. A sum of squares would lose what is
-    below 1e-19, and a maximum may lose NaN."""
-    return ops.mean(ops.abs(ops.cast(x, "float32")))
+    """Mean |x|, not finite if and only if some x is not: divided before it is summed, as a sum may overflow."""
+    share = 1.0 / ops.cast(ops.size(x), "float32")
+    return ops.sum(ops.abs(ops.cast(x, "float32")) * share)
 
 
 def spread(x: Tensor) -> Tensor:
@@ -34,25 +34,22 @@ def spread(x: Tensor) -> Tensor:
     return ops.stack([ops.mean(x), ops.std(x), ops.min(x), ops.max(x)])
 
 
-def idle(
+def firing(
     function: Semantics, x: Tensor, y: Tensor, units: stats.Units, live: stats.Live | None = None
 ) -> Tensor:  # fmt: skip
-    """How little of an activation passes a gradient in this batch.
+    """What an activation lets pass of a gradient in this batch.
 
-    Of a piecewise linear one: the share of units whose slope was exactly 0 on every sample and position. Of a smooth
-    one with bounds: the share of elements on a flat end, where the slope is below 5 % of its maximum.
+    Of a piecewise linear one, `(units,)`: 1 for each unit whose slope was not 0 on some sample and position. Of a
+    smooth one with bounds, `(1,)`: the share of elements on a flat end, where the slope is below 5 % of its maximum.
     """
     if function.piecewise_linear:
         if stats.by_output(function, y) and stats.plain_relu(function):
-            fired = ops.greater(units.total(y), 0)
-        else:
-            fired = stats.exact(function, x, y, units, live)[stats.FIRED]
-        return 1 - ops.mean(ops.cast(fired, "float32"))
+            return ops.cast(ops.greater(units.total(y), 0), "float32")
+        return ops.cast(stats.exact(function, x, y, units, live)[stats.FIRED], "float32")
     low, high = flat_beyond(function.kind, function.parameters)
-    x = ops.cast(x, "float32")
-    share = ops.zeros((), "float32")
+    x, share = ops.cast(x, "float32"), ops.zeros((), "float32")
     if math.isfinite(low):
         share = share + ops.mean(ops.cast(ops.less_equal(x, low), "float32"))
     if math.isfinite(high):
         share = share + ops.mean(ops.cast(ops.greater_equal(x, high), "float32"))
-    return share
+    return ops.reshape(share, (1,))
