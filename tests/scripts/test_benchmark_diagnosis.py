@@ -15,8 +15,8 @@ import pytest
 from keras_relu_suite.monitor.symptoms import KINDS
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-PARTS = ("case", "cure", "families", "family", "figures", "fixes", "networks", "rules", "runner", "snapshot", "tasks",
-         "truth")  # fmt: skip
+PARTS = ("case", "cure", "families", "family", "figures", "fixes", "networks", "revive", "rules", "runner", "snapshot",
+         "tasks", "truth")  # fmt: skip
 
 
 @pytest.fixture
@@ -330,7 +330,8 @@ def test_figures_count(bench):
     good = [case(bench, True, ["dead"], 0, (0, "dead")), case(bench, False)]
     assert all(row.holds is not False for row in bench.figures.rows(good))
     lines = bench.figures.table(cases)
-    assert lines[2] == "| f | 6 of 9 | dead 4, exploding 2 | 3 / 2 / 2 of 3 | 0 |"
+    assert lines[2] == "| f | 6 of 9 | dead 4, exploding 2 | 3 / 2 / 2 of 3 |"
+    assert [bench.case.Case.of(c.to_dict()) for c in cases] == cases
 
 
 def test_the_interval_is_clopper_and_pearsons(bench):
@@ -344,4 +345,19 @@ def test_the_interval_is_clopper_and_pearsons(bench):
 def test_cures_are_counted(bench):
     cures = [bench.cure.Cure("f", s, "", "", 0.5, s < 8) for s in range(10)]
     row = bench.figures.cured(cures)
+    assert bench.figures.cures_table(cures)[2] == "| f | none | 8 of 10 | – |"
     assert row.value == 0.8 and row.holds is True and bench.figures.cured(cures[1:]).holds is False
+
+
+def test_what_reviving_did_is_counted(bench):
+    end = bench.revive.Ended
+    stack, other = bench.revive.STACKS[0], bench.revive.rectified()[0]
+    failing = {"plain": 20, "revive": 3, "leaky": 8}
+    ends = [end(stack, s, arm, s < n, 50.0) for s in range(40) for arm, n in failing.items()]
+    ends += [end(other, 0, "plain", False, 90.0), end(other, 0, "revive", False, 89.0, 1, 2e-6)]
+    ends += [end(other, 1, "plain", False, 90.0), end(other, 1, "revive", False, 90.5, 1, 2e-5)]
+    rows = {row.name: row for row in bench.revive.rows(ends)}
+    assert [row.value for row in rows.values()] == [0.5, 0.075, 0.2, -0.25, 2e-5]
+    assert [row.holds for row in rows.values()] == [None, False, None, True, False]
+    better = [e for e in ends if e.failed is False or e.arm != "revive" or e.seed < 2]
+    assert bench.revive.rows(better)[1].value == 2 / 39 and len(bench.revive.rows(ends[:3])) == 3
