@@ -1,5 +1,6 @@
 """Keras callbacks: thin skins over `keras_relu_suite.monitor`."""
 
 from keras_relu_suite.callbacks.dead_neurons import DeadNeuronMonitor
+from keras_relu_suite.callbacks.revive import ReviveDeadNeurons
 
-__all__ = ["DeadNeuronMonitor"]
+__all__ = ["DeadNeuronMonitor", "ReviveDeadNeurons"]

@@ -212,7 +212,7 @@ def _newly_dead(before: WindowRecord | None, now: WindowRecord) -> str:
     return f"newly dead: {', '.join(found)} never fired in {now.sites[0].samples} samples" if found else ""
 
 
-def _when_fit_is_left(watch: Watch) -> None:
+def _when_fit_is_left(watch: Any) -> None:
     """Detach when keras drops its list of callbacks: fit has no hook for an exception."""
     frame = inspect.currentframe()
     while frame is not None:
