@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -361,3 +362,24 @@ def test_what_reviving_did_is_counted(bench):
     assert [row.holds for row in rows.values()] == [None, False, None, True, False]
     better = [e for e in ends if e.failed is False or e.arm != "revive" or e.seed < 2]
     assert bench.revive.rows(better)[1].value == 2 / 39 and len(bench.revive.rows(ends[:3])) == 3
+
+
+@pytest.mark.slow
+def test_two_families_from_end_to_end(monkeypatch, tmp_path):
+    """One that fails is told, rightly and in time, and cured; one that learns is left alone. In parts, as in one go."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    benchmark = importlib.import_module("benchmark")
+    monkeypatch.setenv("KRS_FAMILIES", "raw inputs,done early")
+    monkeypatch.setenv("KRS_SEEDS", "0-1")
+    out = tmp_path / "d.json"
+    rows = {}
+    for part in ("detection", "cures"):
+        monkeypatch.setenv("KRS_PARTS", part)
+        benchmark.main(["diagnosis", "--out", str(out)])
+        rows |= {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    assert rows["krs: told in time, the right symptom"]["note"] == "2 of 2"
+    assert rows["krs: alarms, sound runs"]["note"] == "0 of 2"
+    assert rows["failing runs that converge with the printed fix"]["note"] == "2 of 2"
+    assert len(json.loads((tmp_path / "d-cases.json").read_text())) == 4
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("benchmark", "benchmarks")]:
+        del sys.modules[name]
