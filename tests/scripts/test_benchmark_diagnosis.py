@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,8 @@ import pytest
 from keras_relu_suite.monitor.symptoms import KINDS
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-PARTS = ("case", "cure", "families", "family", "figures", "fixes", "networks", "rules", "runner", "snapshot", "tasks",
-         "truth")  # fmt: skip
+PARTS = ("case", "cure", "families", "family", "figures", "fixes", "networks", "revive", "rules", "runner", "snapshot",
+         "tasks", "truth")  # fmt: skip
 
 
 @pytest.fixture
@@ -264,7 +265,7 @@ def test_data_change_at_the_onset(bench):
     (which,) = [f for f in bench.families.ALL if f.from_onset]
     run = bench.family.data(which, 0)
     at = which.onset * run.steps
-    assert np.abs(run.batches[0][:at]).max() == 1 and np.abs(run.batches[0][at:]).max() > 1
+    assert np.abs(run.batches[0][:at]).max() == 1 and np.abs(run.batches[0][at]).max() > 1
     assert np.abs(run.x).max() > 1  # the end is judged on what there is then
 
 
@@ -330,7 +331,8 @@ def test_figures_count(bench):
     good = [case(bench, True, ["dead"], 0, (0, "dead")), case(bench, False)]
     assert all(row.holds is not False for row in bench.figures.rows(good))
     lines = bench.figures.table(cases)
-    assert lines[2] == "| f | 6 of 9 | dead 4, exploding 2 | 3 / 2 / 2 of 3 | 0 |"
+    assert lines[2] == "| f | 6 of 9 | dead 4, exploding 2 | 3 / 2 / 2 of 3 |"
+    assert [bench.case.Case.of(c.to_dict()) for c in cases] == cases
 
 
 def test_the_interval_is_clopper_and_pearsons(bench):
@@ -344,4 +346,40 @@ def test_the_interval_is_clopper_and_pearsons(bench):
 def test_cures_are_counted(bench):
     cures = [bench.cure.Cure("f", s, "", "", 0.5, s < 8) for s in range(10)]
     row = bench.figures.cured(cures)
+    assert bench.figures.cures_table(cures)[2] == "| f | none | 8 of 10 | – |"
     assert row.value == 0.8 and row.holds is True and bench.figures.cured(cures[1:]).holds is False
+
+
+def test_what_reviving_did_is_counted(bench):
+    end = bench.revive.Ended
+    stack, other = bench.revive.STACKS[0], bench.revive.rectified()[0]
+    failing = {"plain": 20, "revive": 3, "leaky": 8}
+    ends = [end(stack, s, arm, s < n, 50.0) for s in range(40) for arm, n in failing.items()]
+    ends += [end(other, 0, "plain", False, 90.0), end(other, 0, "revive", False, 89.0, 1, 2e-6)]
+    ends += [end(other, 1, "plain", False, 90.0), end(other, 1, "revive", False, 90.5, 1, 2e-5)]
+    rows = {row.name: row for row in bench.revive.rows(ends)}
+    assert [row.value for row in rows.values()] == [0.5, 0.075, 0.2, -0.25, 2e-5]
+    assert [row.holds for row in rows.values()] == [None, False, None, True, False]
+    better = [e for e in ends if e.failed is False or e.arm != "revive" or e.seed < 2]
+    assert bench.revive.rows(better)[1].value == 2 / 39 and len(bench.revive.rows(ends[:3])) == 3
+
+
+@pytest.mark.slow
+def test_two_families_from_end_to_end(monkeypatch, tmp_path):
+    """One that fails is told, rightly and in time, and cured; one that learns is left alone. In parts, as in one go."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    benchmark = importlib.import_module("benchmark")
+    monkeypatch.setenv("KRS_FAMILIES", "raw inputs,done early")
+    monkeypatch.setenv("KRS_SEEDS", "0-1")
+    out = tmp_path / "d.json"
+    rows = {}
+    for part in ("detection", "cures"):
+        monkeypatch.setenv("KRS_PARTS", part)
+        benchmark.main(["diagnosis", "--out", str(out)])
+        rows |= {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    assert rows["krs: told in time, the right symptom"]["note"] == "2 of 2"
+    assert rows["krs: alarms, sound runs"]["note"] == "0 of 2"
+    assert rows["failing runs that converge with the printed fix"]["note"] == "2 of 2"
+    assert len(json.loads((tmp_path / "d-cases.json").read_text())) == 4
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("benchmark", "benchmarks")]:
+        del sys.modules[name]

@@ -95,11 +95,10 @@ def interval(k: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def table(cases: Sequence[Case], cures: Sequence[Cure] = ()) -> list[str]:
-    """One line of Markdown per family: how many failed and of what, what each detector told of them, and how many the
-    printed fix cured."""
+def table(cases: Sequence[Case]) -> list[str]:
+    """One line of Markdown per family: how many failed and of what, and what each detector told of them."""
     detectors = list(cases[0].told)
-    head = ["family", "failing", "what was wrong", *(f"{d}: in time / right / alarms" for d in detectors), "cured"]
+    head = ["family", "failing", "what was wrong", *(f"{d}: in time / right / alarms" for d in detectors)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for name in dict.fromkeys(c.family for c in cases):
         mine = [c for c in cases if c.family == name]
@@ -113,8 +112,17 @@ def table(cases: Sequence[Case], cures: Sequence[Cure] = ()) -> list[str]:
             f = figures(mine, detector)
             told = f"{f.in_time} / {f.right}" if f.failing else "–"
             cells.append(f"{told} / {f.alarms} of {f.learned}" if f.learned else f"{told} / –")
-        cells.append(str(sum(c.converged for c in cures if c.family == name)) if failing else "–")
         lines.append(f"| {name} | {len(failing)} of {len(mine)} | {wrong or '–'} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def cures_table(cures: Sequence[Cure]) -> list[str]:
+    """One line of Markdown per family and cause that was told: of how many runs, how many the fix cured, and one."""
+    lines = ["| family | cause told | cured | a fix |", "| --- | --- | --- | --- |"]
+    for family, cause in dict.fromkeys((c.family, c.cause) for c in cures):
+        mine = [c for c in cures if (c.family, c.cause) == (family, cause)]
+        fix = f"`{mine[0].fix}`" if mine[0].fix else "–"
+        lines.append(f"| {family} | {cause or 'none'} | {sum(c.converged for c in mine)} of {len(mine)} | {fix} |")
     return lines
 
 
