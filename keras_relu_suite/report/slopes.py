@@ -114,6 +114,9 @@ def _panel(main: Any, beside: Any, epochs: list[tuple[int, dict[str, Any]]], sid
     if drawn and len(values) == len(drawn):
         edges = [low + (high - low) * k / BINS for k in range(BINS + 1)]
         beside.hist([v for v in values[-1] if math.isfinite(v)], edges, orientation="horizontal", color="#2b6ca3")
+        for level, meaning in ((0, "ReLU"), (1, "linear")):
+            beside.text(1, level, meaning, transform=beside.get_yaxis_transform(), ha="right", va="bottom",
+                        fontsize=6, color="#555555")  # fmt: skip
     else:
         beside.set_axis_off()
     for axis in (main, beside):

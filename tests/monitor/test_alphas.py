@@ -218,6 +218,17 @@ def test_every_kind_of_slope_is_read_wherever_it_is():
     assert [site.name for site in monitor.coverage().sites] == list(found)
 
 
+def test_slopes_are_read_in_quantisation_aware_training_too():
+    qat = krs.quantization_aware(sloped.network())
+    qat.compile("sgd", "mse")
+    monitor = krs.callbacks.AlphaMonitor(verbose=0)
+    qat.fit(*sloped.data(), batch_size=16, epochs=2, verbose=0, callbacks=[monitor])
+    assert not monitor.lost and len(monitor.history) == 2
+    (site,) = monitor.history[-1].sites
+    np.testing.assert_array_equal(site.negative, np.ravel(qat.to_keras().get_layer("slopes").alpha))
+    assert site.idle is None and not np.array_equal(site.negative, monitor.start.sites[0].negative)
+
+
 @pytest.mark.backend
 def test_training_is_the_same_to_the_last_bit():
     def trained(*callbacks):
