@@ -65,7 +65,7 @@ def trained(scope: contextlib.AbstractContextManager[object], x: np.ndarray, y: 
         count = model.distribute_strategy.num_replicas_in_sync
     else:
         count = len(model.get_layer("dense").kernel.value.sharding.device_set)
-    print(f"{count} devices of {keras.backend.backend()}:")
+    print(f"{count} device{'s' * (count > 1)} of {keras.backend.backend()}:")
     print(f"    {units.history[-1].summary()}")
     print(f"    {slopes.history[-1].summary()}")
     dead = {site.name: tuple(site.dead) for site in units.history[-1].sites}
