@@ -115,8 +115,9 @@ def on_device(name: str, file: Path, inputs: np.ndarray) -> np.ndarray:
 
 def side_by_side(pictures: dict[str, np.ndarray], truth: np.ndarray, path: str) -> None:
     """The same part of every picture, enlarged, with its PSNR."""
-    figure = Figure(figsize=(3 * len(pictures), 3.3), layout="constrained")
-    for axis, (name, picture) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
+    figure = Figure(figsize=(10, 3.6 * -(-len(pictures) // 3)), layout="constrained")
+    for k, (name, picture) in enumerate(pictures.items(), start=1):
+        axis = figure.add_subplot(-(-len(pictures) // 3), 3, k)
         axis.imshow(eight_bits(picture)[PART], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(name if picture is truth else f"{name}: {psnr(picture, truth):.2f} dB")
         axis.set_axis_off()

@@ -25,7 +25,8 @@ class AlphaMonitor(FitMonitor):
     which not every device computes; those that changed sign; and those that no gradient ever reached. The definitions
     stand in `keras_relu_suite.monitor.alphas`, and of the last in `keras_relu_suite.monitor.slopes.Stillness`. The
     slopes are read at the end of an epoch; the training step is left as it is. Works on TensorFlow (MirroredStrategy
-    included), JAX and PyTorch.
+    included), JAX and PyTorch, and in the `fit` of `keras_relu_suite.quantization_aware` (where what is idle is not
+    known).
 
     Log keys, present from the first epoch: `alpha_min` and `alpha_max`, over all slopes on x < 0, and
     `alpha_collapsed` (collapsed units over all units). Keras hands them on to callbacks that stand *after* this one in
@@ -46,6 +47,8 @@ class AlphaMonitor(FitMonitor):
         UsageError: a `path` that cannot be.
         MissingPackageError: when training begins, for `log_dir` without TensorBoard.
     """
+
+    reads_only_weights = True  # so it works in quantisation-aware training as well
 
     def __init__(
         self, verbose: int = 1, path: str | os.PathLike[str] | None = None,

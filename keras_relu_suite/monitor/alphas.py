@@ -128,7 +128,8 @@ class AlphaRecord:
     def summary(self) -> str:
         """One line, naming the units whose PReLU is lost and counting the rest."""
         when = "before training" if self.epoch < 0 else f"epoch {self.epoch + 1}"
-        parts = [f"{self.units} slopes from {self.alpha_min:.3g} to {self.alpha_max:.3g}"]
+        count = sum(side.size for site in self.sites for side in site.sides.values())
+        parts = [f"{count} slopes, on x < 0 from {self.alpha_min:.3g} to {self.alpha_max:.3g}"]
         for site in self.sites:
             said = (("collapsed", "collapsed to 0, a ReLU again"), ("linear", "linear, both slopes alike"),
                     ("not_a_number", "NaN or infinite"))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,39 +15,42 @@ COLUMNS = 3
 BINS = 40
 _TROUBLE = (("collapsed", "collapsed to 0", "#b2441f"), ("linear", "linear", "#8a6d00"))
 _MEANING = {
-    "collapsed": "a ReLU again, which can die: its flat side is below half a step of an int8 output. If weight decay "
-    "pulls, krs.exclude_alphas_from_decay(optimizer, model) before fit keeps it off the slopes",
+    "collapsed": "a ReLU again, which can die: its flat side is below half a step of an int8 output whose range is as "
+    "wide below 0 as above. If weight decay pulls, krs.exclude_alphas_from_decay(optimizer, model) before fit keeps it "
+    "off the slopes",
     "linear": "within 1 % of the slope on the other side: the unit does nothing that the next layer could not",
     "above": "max(x, alpha·x) is another function, and LEAKY_RELU with such a slope runs as 1 on LiteRT's GPU and "
     "WebGPU kernels; PRELU and what krs.export writes are right",
     "below": "not monotone; LEAKY_RELU with such a slope runs as 0 on LiteRT's GPU and WebGPU kernels; PRELU and what "
     "krs.export writes are right",
     "idle": "no gradient ever came: x is never below 0 there (always on), or nothing behind the unit passes one",
-    "not_a_number": "NaN or infinite",
+    "not_a_number": "no numbers any more",
 }
-_HEADS = {"collapsed": "at 0", "linear": "linear", "above": "> 1", "below": "< 0", "flipped": "flipped", "idle": "idle",
+_HEADS = {"collapsed": "at 0", "linear": "linear", "above": "> 1", "below": "< 0", "flipped": "flips", "idle": "idle",
           "not_a_number": "NaN"}  # fmt: skip
 
 
 def slopes_text(record: dict[str, Any], unread: Sequence[tuple[str, str]] = (), lost: Sequence[str] = ()) -> str:
     """A table of one window: a row for each weight, then what its columns found, and what was lost."""
-    columns = [("activation", ""), ("slope", ""), ("units", "right"), ("min", "right"), ("median", "right"),
-               ("max", "right"), *((head, "right") for head in _HEADS.values())]  # fmt: skip
-    rows = [row for site in record["sites"] for row in _rows(site)]
-    parts = [table(columns, rows)]
-    parts += [f"{_HEADS[k]}: {text}" for k, text in _MEANING.items() if any(site[k] for site in record["sites"])]
+    found = {key for key in _HEADS if any(site[key] for site in record["sites"])}
+    shown = [key for key in _HEADS if key != "not_a_number" or key in found]
+    columns = [("activation", ""), ("units", "right"), ("min", "right"), ("median", "right"), ("max", "right")]
+    columns += [(_HEADS[key], "right") for key in shown]
+    parts = [table(columns, [row for site in record["sites"] for row in _rows(site, shown)])]
+    parts += [f"{_HEADS[key]}: {text}" for key, text in _MEANING.items() if key in found]
     parts += [f"not read: {name} ({reason})" for name, reason in unread]
     parts += [f"lost: {what}" for what in lost]
-    return "\n".join(parts)
+    return "\n".join(parts[:1] + [textwrap.fill(part, 80, subsequent_indent="  ") for part in parts[1:]])
 
 
-def _rows(site: dict[str, Any]) -> list[list[str]]:
-    counts = ["–" if site[key] is None else str(len(site[key])) for key in _HEADS]
+def _rows(site: dict[str, Any], shown: Sequence[str]) -> list[list[str]]:
     rows: list[list[str]] = []
     for side, slopes in site["slopes"].items():
         q = slopes["quantiles"]
-        numbers = [f"{q[i]:.3g}" for i in (0, len(q) // 2, -1)] if q else ["–"] * 3
-        rows.append([site["name"], side, str(site["units"]), *numbers, *(counts if not rows else [""] * len(counts))])
+        numbers = [f"{q[i]:.2g}" for i in (0, len(q) // 2, -1)] if q else ["–"] * 3
+        counts = [("–" if site[key] is None else str(len(site[key]))) if not rows else "" for key in shown]
+        name = site["name"] if len(site["slopes"]) == 1 else f"{site['name']}, {side}"
+        rows.append([name, str(site["units"]), *numbers, *counts])
     return rows
 
 
@@ -114,6 +118,9 @@ def _panel(main: Any, beside: Any, epochs: list[tuple[int, dict[str, Any]]], sid
     if drawn and len(values) == len(drawn):
         edges = [low + (high - low) * k / BINS for k in range(BINS + 1)]
         beside.hist([v for v in values[-1] if math.isfinite(v)], edges, orientation="horizontal", color="#2b6ca3")
+        for level, meaning in ((0, "ReLU"), (1, "linear")):
+            beside.text(1, level, meaning, transform=beside.get_yaxis_transform(), ha="right", va="bottom",
+                        fontsize=6, color="#555555")  # fmt: skip
     else:
         beside.set_axis_off()
     for axis in (main, beside):

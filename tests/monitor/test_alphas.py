@@ -19,7 +19,7 @@ import keras_relu_suite as krs
 from keras_relu_suite.callbacks import fitting
 from keras_relu_suite.errors import MissingPackageError, ModelError, UsageError
 from keras_relu_suite.monitor.alphas import AlphaRecord, judge
-from keras_relu_suite.report import slopes_picture
+from keras_relu_suite.report import slopes_picture, slopes_text
 
 K = keras.layers
 LISTS = ("collapsed", "linear", "above", "below", "flipped", "not_a_number")
@@ -218,6 +218,17 @@ def test_every_kind_of_slope_is_read_wherever_it_is():
     assert [site.name for site in monitor.coverage().sites] == list(found)
 
 
+def test_slopes_are_read_in_quantisation_aware_training_too():
+    qat = krs.quantization_aware(sloped.network())
+    qat.compile("sgd", "mse")
+    monitor = krs.callbacks.AlphaMonitor(verbose=0)
+    qat.fit(*sloped.data(), batch_size=16, epochs=2, verbose=0, callbacks=[monitor])
+    assert not monitor.lost and len(monitor.history) == 2
+    (site,) = monitor.history[-1].sites
+    np.testing.assert_array_equal(site.negative, np.ravel(qat.to_keras().get_layer("slopes").alpha))
+    assert site.idle is None and not np.array_equal(site.negative, monitor.start.sites[0].negative)
+
+
 @pytest.mark.backend
 def test_training_is_the_same_to_the_last_bit():
     def trained(*callbacks):
@@ -294,6 +305,27 @@ def test_two_replicas_show_what_one_shows():
 
 
 # What it writes.
+
+
+def test_the_table_says_what_was_found_and_what_it_means_within_80_columns():
+    alpha = np.array([0.0, 0.3, 1.0, 1.5, -0.25])
+    sites = [judge("prelu", "prelu", [alpha], [np.array([0.1, 0.3, 1.0, 1.5, 0.25])], np.arange(5) == 1),
+             judge("two", "two_sided_prelu", [alpha, np.ones(5)])]  # fmt: skip
+    record = AlphaRecord(0, tuple(sites)).to_dict()
+    text = slopes_text(record, [("cell", "inside a recurrent cell")], ["the JSON: full"])
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["activation", "units", "min", "median", "max", "at", "0", "linear", ">", "1", "<", "0",
+                                "flips", "idle"]  # fmt: skip
+    assert lines[1].split() == ["prelu", "5", "-0.25", "0.3", "1.5", "1", "1", "1", "1", "1", "1"]
+    assert lines[2].split() == ["two,", "negative", "5", "-0.25", "0.3", "1.5", "1", "1", "1", "1", "0", "–"]
+    assert lines[3].split() == ["two,", "positive", "5", "1", "1", "1"]
+    starts = ("at 0: a ReLU again", "linear: within 1 %", "> 1: max(x", "< 0: not monotone", "idle: no gradient",
+              "not read: cell", "lost: the JSON")  # fmt: skip
+    assert all(any(line.startswith(start) for line in lines) for start in starts)
+    healthy = slopes_text(AlphaRecord(0, (judge("prelu", "prelu", [alpha[1:2]]),)).to_dict())
+    assert len(healthy.splitlines()) == 2
+    assert "NaN" in slopes_text(AlphaRecord(0, (judge("prelu", "prelu", [alpha * np.nan]),)).to_dict())
 
 
 def test_the_json_holds_the_run_so_far_and_is_json_even_with_nan(tmp_path):
