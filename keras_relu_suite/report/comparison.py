@@ -77,8 +77,8 @@ def legend(c: dict[str, Any]) -> str:
     return (
         f"score: {_metric(c)}{better} on held-out samples, mean ± standard deviation of {c['seeds']} seeds; to best: "
         "the paired difference ± half its 95 % interval, ≈: within the noise; dead: units of the last epoch, –: cannot "
-        "die; zeros: exact, of all hidden values; gradient: first over last hidden layer before the first update; "
-        f"step: time of a training step over that with {c['reference']}, ± half the distance of the quartiles"
+        "die; zeros: exact, of all hidden values; gradient: of the first over the last hidden layer, each relative to "
+        f"its weights, in the first epoch; step: time of a training step over that with {c['reference']}, ± half the distance of the quartiles"
     )
 
 
@@ -129,6 +129,10 @@ def device_legend(c: dict[str, Any]) -> str:
 def problems(c: dict[str, Any]) -> list[str]:
     """What went wrong, a line for each."""
     found = [f"{row['activation']}: {row['problem']}" for row in c["rows"] if row["problem"]]
+    found += [
+        f"{row['activation']}: {kind} in {count} of {c['seeds']} seeds"
+        for row in c["rows"] for kind, count in row["symptoms"].items()
+    ]  # fmt: skip
     for row in c["rows"]:
         for file in row["files"]:
             what = [file["problem"]] if file["problem"] and not row["problem"] else file["found"][:2]
