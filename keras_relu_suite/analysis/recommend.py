@@ -85,7 +85,7 @@ def recommend(target: str, rows: Sequence[Row], metric: Metric, devices: Sequenc
         rule()
     reasons = [*left.reasons, *left.of_choice()]
     if left.rows and device is None:
-        reasons.append(f"not verified there: no device of this comparison is a {target}")
+        reasons.append("not verified there: none of the devices stands for it")
     if len(left.rows) > 1:
         others = ", ".join(row.activation for row in left.rows[1:])
         reasons.append(f"nothing measured tells it from {others}: it is the first of them")
@@ -153,7 +153,7 @@ class _Left:
             fastest = min(known, key=lambda name: known[name].median)
             least = known[fastest].median
             slower = {n: t for n, t in known.items() if not t.overlaps(known[fastest]) and t.median > least}
-            self._without(lambda row: f"{slower[row.activation].median / least:.2f}× as slow as {fastest} on "
+            self._without(lambda row: f"{slower[row.activation].median / least:.2f}× the time of {fastest} on "
                           f"{self.device}" if row.activation in slower else None)  # fmt: skip
             return
         sizes = {row.activation: self._file(row).size for row in self.rows}

@@ -40,7 +40,7 @@ def headline(c: dict[str, Any]) -> str:
     done = "all trained, written and verified" if c["modes"] else "all trained"
     verdict = {0: done, 1: "not all hold", 3: "not everything could run"}
     return _block(
-        f"{c['model']}: {len(c['rows'])} activations × {c['seeds']} seeds, {c['epochs']} epochs on "
+        f"{c['model']}: {len(c['rows'])} activations × {c['seeds']} seeds, {c['epochs']} epochs, "
         f"{c['samples']:,} samples: {verdict[c['exit_code']]} ({c['seconds']:.0f} s, processor "
         f"{c['cpu_seconds']:.0f} s)"
     )
@@ -78,7 +78,8 @@ def legend(c: dict[str, Any]) -> str:
         f"score: {_metric(c)}{better} on held-out samples, mean ± standard deviation of {c['seeds']} seeds; to best: "
         "the paired difference ± half its 95 % interval, ≈: within the noise; dead: units of the last epoch, –: cannot "
         "die; zeros: exact, of all hidden values; gradient: of the first over the last hidden layer, each relative to "
-        f"its weights, in the first epoch; step: time of a training step over that with {c['reference']}, ± half the distance of the quartiles"
+        f"its weights, in the first epoch; step: time of a training step over that with {c['reference']}, ± half the "
+        "distance of the quartiles"
     )
 
 
@@ -147,7 +148,7 @@ def recommendation(r: dict[str, Any]) -> str:
     for name, why in r["against"].items():
         by.setdefault(why, []).append(name)
     against = "; ".join(f"{', '.join(names)}: {why}" for why, names in by.items() if why != "as good")
-    return f"{head}. {'; '.join(r['reasons'])}." + (f" Not {against}." if against else "")
+    return f"{head}: {'; '.join(r['reasons'])}." + (f" Not {against}." if against else "")
 
 
 def comparison_html(c: dict[str, Any]) -> str:
