@@ -31,7 +31,7 @@ def comparison_text(c: dict[str, Any]) -> str:
         parts += ["", _table(device_heads(c), cells), _block(device_legend(c))]
     parts += [""] * bool(problems(c)) + [_block(text) for text in problems(c)]
     if c["recommendations"]:
-        parts += ["", *(_block(recommendation(r)) for r in c["recommendations"])]
+        parts += ["", *(_block("{}: {}".format(*recommendation(r))) for r in c["recommendations"])]
     return "\n".join(parts + [_block(f"Note: {text}") for text in c["notes"]])
 
 
@@ -141,14 +141,14 @@ def problems(c: dict[str, Any]) -> list[str]:
     return found + [f"{d['name']} is not available: {d['reason']}" for d in c["devices"] if d["reason"]]
 
 
-def recommendation(r: dict[str, Any]) -> str:
-    """What to ship on a target, and why."""
+def recommendation(r: dict[str, Any]) -> tuple[str, str]:
+    """What to ship on a target; and why."""
     head = f"{r['target']}: {r['activation'] or 'nothing'}" + (f" in {r['mode']}" if r["mode"] else "")
     by: dict[str, list[str]] = {}
     for name, why in r["against"].items():
         by.setdefault(why, []).append(name)
     against = "; ".join(f"{', '.join(names)}: {why}" for why, names in by.items() if why != "as good")
-    return f"{head}: {'; '.join(r['reasons'])}." + (f" Not {against}." if against else "")
+    return head, f"{'; '.join(r['reasons'])}." + (f" Not {against}." if against else "")
 
 
 def comparison_html(c: dict[str, Any]) -> str:
@@ -167,7 +167,7 @@ def comparison_html(c: dict[str, Any]) -> str:
         training=(training_heads(c), [training_cells(c, row) for row in c["rows"]], legend(c)),
         files=(device_heads(c), [cells for row in c["rows"] for cells in device_cells(c, row)], device_legend(c)),
         problems=problems(c),
-        recommendations=[(r["target"], r["activation"], recommendation(r)) for r in c["recommendations"]],
+        recommendations=[recommendation(r) for r in c["recommendations"]],
         pictures=[scores_chart(c), training_chart(c)],
     )
 
