@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,6 +99,7 @@ class Contest:
             can_die=can_die,
             gradient_ratio=tuple(t.gradient_ratio for t in trained),
             zeros=tuple(t.zeros for t in trained),
+            symptoms=dict(Counter(kind for t in trained for kind in t.symptoms)),
             files=files,
             problem="; ".join(problems) or None,
             hits=_stacked(right),

@@ -83,9 +83,9 @@ def recommend(target: str, rows: Sequence[Row], metric: Metric, devices: Sequenc
     left = _Left(rows, metric, mode, device)
     for rule in (left.usable, left.score, left.cost, left.alive, left.training):
         rule()
-    reasons = list(left.reasons)
+    reasons = [*left.reasons, *left.of_choice()]
     if left.rows and device is None:
-        reasons.append(f"not verified there: no device of this comparison is a {target}")
+        reasons.append("not verified there: none of the devices stands for it")
     if len(left.rows) > 1:
         others = ", ".join(row.activation for row in left.rows[1:])
         reasons.append(f"nothing measured tells it from {others}: it is the first of them")
@@ -153,22 +153,14 @@ class _Left:
             fastest = min(known, key=lambda name: known[name].median)
             least = known[fastest].median
             slower = {n: t for n, t in known.items() if not t.overlaps(known[fastest]) and t.median > least}
-            self._without(lambda row: f"{slower[row.activation].median / least:.2f}× as slow as {fastest} on "
+            self._without(lambda row: f"{slower[row.activation].median / least:.2f}× the time of {fastest} on "
                           f"{self.device}" if row.activation in slower else None)  # fmt: skip
-            if slower:
-                self.reasons.append(f"{1e6 * least:.0f} µs on {self.device}, {self._lead(slower, least)}")
             return
         sizes = {row.activation: self._file(row).size for row in self.rows}
         smallest = min(sizes, key=lambda name: sizes[name])
-        larger = {name: size for name, size in sizes.items() if size > LARGER * sizes[smallest]}
+        larger = {name for name, size in sizes.items() if size > LARGER * sizes[smallest]}
         self._without(lambda row: f"{sizes[row.activation] / sizes[smallest]:.2f}× as large as {smallest}"
                       if row.activation in larger else None)  # fmt: skip
-        if larger:
-            self.reasons.append(f"no latency was measured there; {sizes[smallest]:,} bytes are the least")
-
-    def _lead(self, slower: dict[str, Any], least: float) -> str:
-        factor = min(time.median for time in slower.values()) / least
-        return f"the next one takes {factor:.2f}×"
 
     def alive(self) -> None:
         """No more dead units than the best."""
@@ -178,11 +170,6 @@ class _Left:
             least = min(known)
             self._without(lambda row: f"{dead[row.activation]:.1%} of its units are dead"
                           if dead[row.activation] >= least + DEAD else None)  # fmt: skip
-        if self.rows:
-            first = self.rows[0]
-            self.reasons.append(
-                f"{dead[first.activation]:.1%} of its units are dead" if first.can_die else "its units cannot die"
-            )
 
     def training(self) -> None:
         """As cheap to train as the cheapest."""
@@ -193,6 +180,18 @@ class _Left:
         over = {n: t.median / steps[cheapest].median for n, t in steps.items() if not t.overlaps(steps[cheapest])}
         self._without(lambda row: f"a training step takes {over[row.activation]:.2f}× that of {cheapest}"
                       if row.activation in over else None)  # fmt: skip
+
+    def of_choice(self) -> list[str]:
+        """What the first one takes, and how many units it loses."""
+        if not self.rows:
+            return []
+        first, file = self.rows[0], self._file(self.rows[0])
+        time = file.latency.get(self.device or "")
+        found = [f"{1e6 * time.median:.0f} µs on {self.device}"] if time is not None and time.real else []
+        found.append(f"{file.size:,} bytes" + ("" if found else ", and no latency was measured there"))
+        if not first.can_die:
+            return [*found, "its units cannot die"]
+        return [*found, f"{spread(first.dead)[0]:.1%} of its units are dead"] if first.dead else found
 
     def _without(self, why: Callable[[Row], str | None]) -> None:
         found = {row.activation: reason for row in self.rows if (reason := why(row)) is not None}

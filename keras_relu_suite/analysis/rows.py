@@ -68,8 +68,9 @@ class Row:
         difference: To the best row, over the same seeds.
         dead: Dead units over all units of rectifiers in the last epoch, by seed.
         can_die: Whether it has a flat piece at all.
-        gradient_ratio: First over last hidden layer, by seed.
+        gradient_ratio: First over last hidden layer in the first epoch, by seed.
         zeros: Share of exact zeros, by seed.
+        symptoms: In how many seeds training went wrong, and how, as `GradientFlowMonitor` calls it.
         step: The time of a training step, relative to the reference.
         files: One for each mode.
         problem: Why it is no choice, if so.
@@ -83,6 +84,7 @@ class Row:
     can_die: bool = True
     gradient_ratio: tuple[float, ...] = ()
     zeros: tuple[float, ...] = ()
+    symptoms: dict[str, int] = field(default_factory=dict)
     step: Timing | None = None
     files: tuple[FileRow, ...] = ()
     problem: str | None = None
@@ -115,6 +117,7 @@ class Row:
             "gradient_ratio_mean": geometric(self.gradient_ratio),
             "zeros": list(self.zeros),
             "zeros_mean": spread(self.zeros)[0] if self.zeros else math.nan,
+            "symptoms": self.symptoms,
             "step": None if self.step is None else self.step.to_dict(),
             "files": [file.to_dict() for file in self.files],
         }

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_relu_suite.analysis.task import Metric, Part, Split, hits, score
-from keras_relu_suite.callbacks import DeadNeuronMonitor
+from keras_relu_suite.callbacks import DeadNeuronMonitor, GradientFlowMonitor
 from keras_relu_suite.describe import Site
 from keras_relu_suite.monitor import probe
 
@@ -28,8 +28,9 @@ class Trained:
         score: On the held-out samples.
         hits: Which of them it gets right, where they have classes.
         dead: Dead units over all units of rectifiers, in the last epoch, over all samples of it.
-        gradient_ratio: Of the first over the last hidden layer, before the first update (`gradient_ratio`).
+        gradient_ratio: Of the first over the last hidden layer in the first epoch, as `GradientFlowMonitor` has it.
         zeros: Share of exact zeros in what the exchanged activations give for held-out samples.
+        symptoms: The kinds of what `GradientFlowMonitor` found.
         problem: Why it is no good, if so.
     """
 
@@ -39,6 +40,7 @@ class Trained:
     dead: float
     gradient_ratio: float
     zeros: float
+    symptoms: tuple[str, ...]
     problem: str | None
 
 
@@ -46,9 +48,9 @@ def train(
     model: keras.Model, sites: Sequence[Site], split: Split, metric: Metric, epochs: int, batch_size: int
 ) -> Trained:
     """Fit and measure. A loss that is not finite ends the training and is the network's problem."""
-    ratio = gradient_ratio(model, sites, split.train.first(batch_size))
     names = [site.name for site in sites if site.semantics.piecewise_linear]
-    callbacks: list[keras.callbacks.Callback] = [keras.callbacks.TerminateOnNaN()]
+    flow = GradientFlowMonitor(verbose=0, on_trouble=None)
+    callbacks: list[keras.callbacks.Callback] = [keras.callbacks.TerminateOnNaN(), flow]
     monitor = DeadNeuronMonitor(verbose=0, on_dead=None, layers=names) if names else None
     if monitor is not None:
         callbacks.append(monitor)
@@ -68,35 +70,9 @@ def train(
         right = None  # the score is something else
     last = monitor.history[-1] if monitor is not None and monitor.history else None
     dead = 0.0 if monitor is None else float("nan") if last is None else last.dead_fraction
-    return Trained(model, result, right, dead, ratio, zeros, problem)
-
-
-def gradient_ratio(model: keras.Model, sites: Sequence[Site], part: Part) -> float:
-    """rms ∂L/∂z of the first exchanged activation over that of the last, z what goes into it, for one batch in training
-    mode. 0 where nothing comes through at all; NaN if there is one activation only."""
-    import tensorflow as tf
-
-    inputs: dict[int, Any] = {}
-    with tf.GradientTape() as tape:
-
-        def around(i: int, x: Any, activation: Any) -> Any:
-            if i not in inputs:  # of a layer that is called several times, the first call
-                tape.watch(x)
-                inputs[i] = x
-            return activation(x)
-
-        with probe.intercept(probe.points(sites), around):
-            outputs = model(part.given(model), training=True)
-        loss = model.compute_loss(part.given(model), keras.ops.convert_to_tensor(part.y), outputs, None, training=True)
-    order = list(inputs)
-    if len(order) < 2:
-        return float("nan")
-    first, last = (_rms(g) for g in tape.gradient(loss, [inputs[order[0]], inputs[order[-1]]]))
-    return first / last if last else 0.0 if first == 0 else float("inf")
-
-
-def _rms(gradient: Any) -> float:
-    return 0.0 if gradient is None else float(np.sqrt(np.mean(np.square(np.asarray(gradient, np.float64)))))
+    ratio = flow.history[0].gradient_ratio if flow.history else float("nan")
+    symptoms = tuple(symptom.kind for symptom in flow.symptoms)
+    return Trained(model, result, right, dead, ratio, zeros, symptoms, problem)
 
 
 def infer(model: keras.Model, sites: Sequence[Site], part: Part) -> tuple[NDArray[Any], float]:

@@ -35,7 +35,7 @@ def scores_chart(c: dict[str, Any]) -> tuple[str, str] | None:
         right.set_xlabel("no latency was measured", fontsize=8)
     else:
         right.set_xlabel(f"µs of one inference on {device}", fontsize=8)
-        right.legend(fontsize=7)
+        _legend(right)
     best = c["best"] or "none"
     return _png(figure), f"Scores of every seed by activation, best mean: {best}; latency of every file beside it"
 
@@ -53,7 +53,7 @@ def training_chart(c: dict[str, Any]) -> tuple[str, str] | None:
                   label=label, color=colour)  # fmt: skip
     _named(left, names)
     left.set_xlabel("%", fontsize=8)
-    left.legend(fontsize=7)
+    _legend(left)
     ratios = [number(row["gradient_ratio_mean"]) for row in rows]
     known = [(i, ratio) for i, ratio in enumerate(ratios) if ratio > 0 and math.isfinite(ratio)]
     if known:
@@ -80,6 +80,11 @@ def _time(row: dict[str, Any], mode: str, device: str | None) -> float:
 def _named(axis: Any, names: list[str]) -> None:
     axis.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
     axis.invert_yaxis()
+
+
+def _legend(axis: Any) -> None:
+    """Above the axis, where it hides nothing."""
+    axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
 
 
 def _figure(columns: int) -> tuple[Any, list[Any]]:

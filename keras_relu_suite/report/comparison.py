@@ -30,7 +30,7 @@ def comparison_text(c: dict[str, Any]) -> str:
         parts += ["", _table(device_heads(c), cells), _block(device_legend(c))]
     parts += [""] * bool(problems(c)) + [_block(text) for text in problems(c)]
     if c["recommendations"]:
-        parts += ["", *(_block(recommendation(r)) for r in c["recommendations"])]
+        parts += ["", *(_block("{}: {}".format(*recommendation(r))) for r in c["recommendations"])]
     return "\n".join(parts + [_block(f"Note: {text}") for text in c["notes"]])
 
 
@@ -39,7 +39,7 @@ def headline(c: dict[str, Any]) -> str:
     done = "all trained, written and verified" if c["modes"] else "all trained"
     verdict = {0: done, 1: "not all hold", 3: "not everything could run"}
     return _block(
-        f"{c['model']}: {len(c['rows'])} activations × {c['seeds']} seeds, {c['epochs']} epochs on "
+        f"{c['model']}: {len(c['rows'])} activations × {c['seeds']} seeds, {c['epochs']} epochs, "
         f"{c['samples']:,} samples: {verdict[c['exit_code']]} ({c['seconds']:.0f} s, processor "
         f"{c['cpu_seconds']:.0f} s)"
     )
@@ -76,8 +76,9 @@ def legend(c: dict[str, Any]) -> str:
     return (
         f"score: {_metric(c)}{better} on held-out samples, mean ± standard deviation of {c['seeds']} seeds; to best: "
         "the paired difference ± half its 95 % interval, ≈: within the noise; dead: units of the last epoch, –: cannot "
-        "die; zeros: exact, of all hidden values; gradient: first over last hidden layer before the first update; "
-        f"step: time of a training step over that with {c['reference']}, ± half the distance of the quartiles"
+        "die; zeros: exact, of all hidden values; gradient: of the first over the last hidden layer, each relative to "
+        f"its weights, in the first epoch; step: time of a training step over that with {c['reference']}, ± half the "
+        "distance of the quartiles"
     )
 
 
@@ -128,6 +129,10 @@ def device_legend(c: dict[str, Any]) -> str:
 def problems(c: dict[str, Any]) -> list[str]:
     """What went wrong, a line for each."""
     found = [f"{row['activation']}: {row['problem']}" for row in c["rows"] if row["problem"]]
+    found += [
+        f"{row['activation']}: {kind} in {count} of {c['seeds']} seeds"
+        for row in c["rows"] for kind, count in row["symptoms"].items()
+    ]  # fmt: skip
     for row in c["rows"]:
         for file in row["files"]:
             what = [file["problem"]] if file["problem"] and not row["problem"] else file["found"][:2]
@@ -135,14 +140,14 @@ def problems(c: dict[str, Any]) -> list[str]:
     return found + [f"{d['name']} is not available: {d['reason']}" for d in c["devices"] if d["reason"]]
 
 
-def recommendation(r: dict[str, Any]) -> str:
-    """What to ship on a target, and why."""
+def recommendation(r: dict[str, Any]) -> tuple[str, str]:
+    """What to ship on a target; and why."""
     head = f"{r['target']}: {r['activation'] or 'nothing'}" + (f" in {r['mode']}" if r["mode"] else "")
     by: dict[str, list[str]] = {}
     for name, why in r["against"].items():
         by.setdefault(why, []).append(name)
     against = "; ".join(f"{', '.join(names)}: {why}" for why, names in by.items() if why != "as good")
-    return f"{head}. {'; '.join(r['reasons'])}." + (f" Not {against}." if against else "")
+    return head, f"{'; '.join(r['reasons'])}." + (f" Not {against}." if against else "")
 
 
 def comparison_html(c: dict[str, Any]) -> str:
@@ -161,7 +166,7 @@ def comparison_html(c: dict[str, Any]) -> str:
         training=(training_heads(c), [training_cells(c, row) for row in c["rows"]], legend(c)),
         files=(device_heads(c), [cells for row in c["rows"] for cells in device_cells(c, row)], device_legend(c)),
         problems=problems(c),
-        recommendations=[(r["target"], r["activation"], recommendation(r)) for r in c["recommendations"]],
+        recommendations=[recommendation(r) for r in c["recommendations"]],
         pictures=[scores_chart(c), training_chart(c)],
     )
 
