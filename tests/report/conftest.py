@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
-import keras
 import numpy as np
 import pytest
 import tflite_edit
@@ -77,23 +77,6 @@ def incomplete(int8_file):
     return v
 
 
-@pytest.fixture(scope="session")
-def fused(folder, data):
-    """Every kind of probe: fused convolutions, ADD with a fused activation, a pooling op, two 8-bit inputs."""
-    K = keras.layers
-    keras.utils.set_random_seed(3)
-    x = keras.Input((8, 8, 1))
-    a = K.Conv2D(8, 3, padding="same", activation="relu", name="conv")(x)
-    b = K.DepthwiseConv2D(3, padding="same", name="depthwise")(a)
-    c = K.ReLU(6.0, name="six")(K.Add(name="add")([a, b]))
-    model = keras.Model(x, K.Dense(3, name="out")(K.Flatten()(K.LeakyReLU(0.2, name="leaky")(c))))
-    files = {}
-    for mode in ("int8", "int16x8", "float32"):
-        files[mode] = folder / f"fused_{mode}.tflite"
-        krs.export(model, files[mode], mode=mode, calibration=None if mode == "float32" else data)
-    return model, files
-
-
 def window(epoch, dead):
     site = {"name": "relu", "activation": "relu", "units": 8, "can_die": True, "samples": 96, "stuck": [],
             "dead": {str(unit): 0.0 for unit in range(dead)}, "always_on": [],
@@ -115,8 +98,13 @@ def slopes(epoch, values):
 
 
 @pytest.fixture
-def run(held, failed):
-    """A demo whose monitors saw trouble."""
+def run(a_run):
+    """A demo whose monitors saw trouble; a copy that a test may change."""
+    return copy.deepcopy(a_run)
+
+
+@pytest.fixture(scope="session")
+def a_run(held, failed):
     symptom = {"kind": "dead", "layer": "relu", "epoch": 1, "batch": 7, "cause": "learning_rate",
                "evidence": "5 of 8 units never fired", "fix": "model.optimizer.learning_rate = 1e-3",
                "remedy": None}  # fmt: skip
