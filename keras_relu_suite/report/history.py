@@ -1,8 +1,8 @@
 """The pictures of a training run: dead units, firing rates, gradients and slopes over epochs. Plain dicts in, SVG out.
 
-`training` is what the demo's schema says: `windows` (`WindowRecord.to_dict()` of every epoch), and if they were watched
-`gradients` (`{"epoch", "layers": [{"name", "scale"}]}`, from the input to the output), `alphas`
-(`{"epoch", "layers": [{"name", "alphas"}]}`) and `symptoms` (`Symptom.to_dict()`).
+`training` holds the monitors' own records as `to_dict()` gives them, one an epoch: `windows` (of DeadNeuronMonitor),
+and where they were there `gradients` (of GradientFlowMonitor), `alphas` (of AlphaMonitor) and `symptoms` (what was
+wrong). What of them is read here, demo.schema.json says.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from keras_relu_suite.report import svg
 from keras_relu_suite.report.charts import BINS, Picture
 from keras_relu_suite.report.svg import BAD, BAND, DEVICE, TRAINED
 
-Numbers = NDArray[np.float64]
+QUANTILES = 7  # least, 5 %, 25 %, median, 75 %, 95 %, greatest
+NEAR_ZERO = 0.01
 
 
 def pictures(training: dict[str, Any], prefix: str) -> list[Picture]:
@@ -78,68 +78,72 @@ def rates(windows: list[dict[str, Any]], prefix: str) -> Picture | None:
 
 def gradients(records: list[dict[str, Any]], prefix: str) -> Picture | None:
     """The scale of the gradient by depth, in the first, a middle and the last epoch."""
-    layers = [layer["name"] for layer in records[-1]["layers"]] if records else []
-    same = [r for r in records if [layer["name"] for layer in r["layers"]] == layers]
-    if len(layers) < 2:
+    depths = [[layer for layer in record["layers"] if layer["weights"]] for record in records]
+    names = [layer["name"] for layer in depths[-1]] if depths else []
+    same = [
+        (record["epoch"], np.array([_positive(layer["gradient"]) for layer in layers]))
+        for record, layers in zip(records, depths, strict=True)
+        if [layer["name"] for layer in layers] == names
+    ]
+    if len(names) < 2:
         return None
-    chosen = [same[0], same[len(same) // 2], same[-1]] if len(same) > 2 else [same[0], same[-1]][-len(same) :]
-    scales = [np.array([_positive(layer["scale"]) for layer in record["layers"]]) for record in chosen]
-    last = scales[-1]
-    zero = [name for name, scale in zip(layers, last, strict=True) if np.isnan(scale)]
-    known = np.isfinite(last)
-    words = f"{len(layers)} layers from the input to the output"
-    if known[0] and known[-1]:
-        words += f"; after epoch {chosen[-1]['epoch'] + 1} the first one's gradient is {last[0] / last[-1]:.2g} of the "
-        words += "last one's"
-    words += f"; none or not finite in {', '.join(zero)}." if zero else "."
-    at = np.arange(1, len(layers) + 1)
+    chosen = [same[0], same[len(same) // 2], same[-1]] if len(same) > 2 else same
+    epoch, last = chosen[-1]
+    words = f"{len(names)} layers from the input to the output"
+    if np.isfinite(last[[0, -1]]).all():
+        words += f"; in epoch {epoch + 1} the first one's gradient is {last[0] / last[-1]:.2g} of the last one's"
+    none = [name for name, scale in zip(names, last, strict=True) if np.isnan(scale)]
+    words += f"; exactly 0 or not finite in {', '.join(none)}." if none else "."
+    at = np.arange(1, len(names) + 1)
+    looks = (("band", BAND, ":"), ("trained", TRAINED, "--"), ("device", DEVICE, "-"))[-len(chosen) :]
     with svg.figure(2.6) as (made, (axis,)):
-        looks = ((BAND, ":"), (TRAINED, "--"), (DEVICE, "-"))[-len(scales) :]
-        for scale, (colour, line) in zip(scales, looks, strict=True):
+        for (_, scale), (_, colour, line) in zip(chosen, looks, strict=True):
             axis.plot(at, scale, color=colour, linestyle=line, marker="o", markersize=2.5)
-        if any(np.isfinite(scale).any() for scale in scales):
+        if any(np.isfinite(scale).any() for _, scale in chosen):
             axis.set_yscale("log")
         axis.set_xlabel("layer, from the input to the output")
-        axis.set_ylabel("gradient (RMS)")
+        axis.set_ylabel("mean |gradient|")
         axis.xaxis.get_major_locator().set_params(integer=True)
         image = svg.inline(made, words, prefix)
-    names = ("band", "trained", "device")[-len(scales) :]
-    key = tuple((name, f"epoch {record['epoch'] + 1}") for name, record in zip(names, chosen, strict=True))
+    key = tuple((name, f"epoch {n + 1}") for (name, _, _), (n, _) in zip(looks, chosen, strict=True))
     return Picture("Gradient by depth", words, image, key)
 
 
 def alphas(records: list[dict[str, Any]], prefix: str) -> list[Picture]:
-    """The slopes of each layer over epochs: the middle half, the ends, and their last distribution."""
-    drawn = []
-    for i, name in enumerate(layer["name"] for layer in records[-1]["layers"]) if records else ():
-        epochs, values = [], []
-        for record in records:
-            mine = [_finite(layer["alphas"]) for layer in record["layers"] if layer["name"] == name]
-            if mine and len(mine[0]):
+    """The learned slopes of each activation over epochs: the middle half, the ends, and how they lie in the end."""
+    sides = [(site["name"], side) for site in records[-1]["sites"] for side in site["slopes"]] if records else []
+    drawn = [_slopes(records, name, side, f"{prefix}{i}-") for i, (name, side) in enumerate(sides)]
+    return [picture for picture in drawn if picture is not None]
+
+
+def _slopes(records: list[dict[str, Any]], name: str, side: str, prefix: str) -> Picture | None:
+    epochs, quantiles, last = [], [], None
+    for record in records:
+        for slopes in (s["slopes"][side] for s in record["sites"] if s["name"] == name and side in s["slopes"]):
+            if len(slopes["quantiles"]) == QUANTILES:
                 epochs.append(record["epoch"] + 1)
-                values.append(mine[0])
-        if not values:
-            continue
-        last = values[-1]
-        words = (
-            f"{name}: {len(last)} slopes from {last.min():.3g} to {last.max():.3g}, the median {np.median(last):.3g}; "
-            f"{int((last < 0).sum())} negative, {int((last > 1).sum())} above 1, "
-            f"{int((np.abs(last) < 0.01).sum())} within 0.01 of 0."
-        )
-        ends, quarters = ([np.percentile(v, q) for v in values] for q in ((0, 50, 100), (25, 75)))
-        with svg.figure(2.3, 1, 2, width_ratios=[2, 1], sharey=True) as (made, (left, right)):
-            low, high = zip(*quarters, strict=True)
-            left.fill_between(epochs, low, high, color=BAND, alpha=0.45, linewidth=0)
-            for which, line in ((0, ":"), (1, "-"), (2, ":")):
-                left.plot(epochs, [e[which] for e in ends], color=DEVICE, linestyle=line)
-            left.set_ylabel("slope on x < 0")
-            _epochs(left)
-            right.hist(last, BINS, orientation="horizontal", color=DEVICE)
-            right.set_xlabel("channels")
-            image = svg.inline(made, words, f"{prefix}{i}-")
-        key = (("device", "median, least and largest"), ("band", "the middle half"))
-        drawn.append(Picture(f"Slopes of {name} over epochs", words, image, key))
-    return drawn
+                quantiles.append([float(q) for q in slopes["quantiles"]])
+                last = slopes["values"]
+    if not epochs:
+        return None
+    least, _, quarter, median, three, _, most = np.array(quantiles).T
+    words = f"{name}: {side} from {least[-1]:.3g} to {most[-1]:.3g} after epoch {epochs[-1]}, median {median[-1]:.3g}"
+    values = np.array([float(v) for v in last or () if v is not None])
+    if len(values):
+        counts = (int(where.sum()) for where in (values < 0, values > 1, np.abs(values) < NEAR_ZERO))
+        words += "; of {} slopes {} are negative, {} above 1, {} within {} of 0".format(len(values), *counts, NEAR_ZERO)
+    with svg.figure(2.3, 1, 2, width_ratios=[2, 1], sharey=True) as (made, (left, right)):
+        left.fill_between(epochs, quarter, three, color=BAND, alpha=0.45, linewidth=0)
+        for line, style in ((least, ":"), (median, "-"), (most, ":")):
+            left.plot(epochs, line, color=DEVICE, linestyle=style)
+        left.set_ylabel(side)
+        _epochs(left)
+        if len(values):
+            right.hist(values, BINS, orientation="horizontal", color=DEVICE)
+        right.set_xlabel("slopes")
+        image = svg.inline(made, f"{words}.", prefix)
+    key = (("device", "median; least and largest (dotted)"), ("band", "the middle half"))
+    return Picture(f"Slopes of {name} over epochs", f"{words}.", image, key)
 
 
 def _epochs(axis: Any) -> None:
@@ -152,10 +156,6 @@ def _dead(window: dict[str, Any], name: str) -> int:
 
 
 def _positive(value: Any) -> float:
-    """As it can stand on a logarithmic axis; NaN for 0 and for what is not finite."""
-    number = float(value)
+    """As it can stand on a logarithmic axis; NaN for 0 and for what is not finite (None, or a string)."""
+    number = float("nan" if value is None else value)
     return number if np.isfinite(number) and number > 0 else float("nan")
-
-
-def _finite(values: list[Any]) -> Numbers:
-    return np.array([number for number in map(float, values) if np.isfinite(number)])

@@ -23,7 +23,7 @@ CELLS = 256
 POINTS = 257
 MOST = 127  # what a cell can hold of an error
 NOT_DRIVEN = -128
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 MOST_DRAWN = 1e9
 SEEN = 8.0  # of a float site, whose inputs have no bound, this much is drawn on either side, or twice its last knot
 
