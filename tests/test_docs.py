@@ -89,7 +89,8 @@ def test_the_help_is_what_the_program_prints(capfd):
         patch.setenv("COLUMNS", str(page.WIDTH + 2))
         with pytest.raises(SystemExit):
             cli.main()
-    assert capfd.readouterr().out == page.helped("verify")
+    printed = re.sub(r"Usage: .*?krs", "Usage: krs", capfd.readouterr().out)  # click names pytest, which runs it here
+    assert printed == page.helped("verify")
 
 
 def test_every_page_is_in_the_navigation():
