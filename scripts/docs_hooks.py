@@ -6,11 +6,12 @@ only its text stays, and a file that is not there breaks the build.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
@@ -43,7 +44,7 @@ def inside(text: str, folder: Path) -> str:
     """
 
     def keep(label: str, target: str) -> str:
-        path = (folder / target.partition("#")[0]).resolve()
+        path = Path(os.path.normpath(folder / target.partition("#")[0]))  # resolve() would follow links of the file system
         if path == ROOT / "docs" / "changelog.md" or path.is_relative_to(ROOT / "docs"):
             return f"[{label}]({target})"  # mkdocs itself checks these
         if not path.exists():
