@@ -200,4 +200,4 @@ step=0 steps=1
 step() { step=$((step + 1)); say "[$step/$steps] $*"; }
 
 # What scripts/demo and scripts/test share, so that one installation serves both.
-shared_environment() { environment .venv scripts/constraints.txt test,demo,micro ruff mypy; }
+shared_environment() { environment .venv scripts/constraints.txt test,demo,micro,docs ruff mypy; }
