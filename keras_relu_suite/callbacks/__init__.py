@@ -5,7 +5,4 @@ from keras_relu_suite.callbacks.dead_neurons import DeadNeuronMonitor
 from keras_relu_suite.callbacks.gradient_flow import GradientFlowMonitor
 from keras_relu_suite.callbacks.revive import ReviveDeadNeurons
 
-__all__ = [
-    "AlphaMonitor", "DeadNeuronMonitor", "GradientFlowMonitor",
-]
-__all__ = ["DeadNeuronMonitor", "GradientFlowMonitor", "ReviveDeadNeurons"]
+__all__ = ["AlphaMonitor", "DeadNeuronMonitor", "GradientFlowMonitor", "ReviveDeadNeurons"]
