@@ -12,15 +12,10 @@ from typing import Any
 
 import click
 
-from keras_relu_suite import _bar
+from keras_relu_suite import _bar, _options
 from keras_relu_suite._version import __version__
 from keras_relu_suite.errors import KRSError
 from keras_relu_suite.given import import_modules, keras_model, samples, tflite_bytes
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-_IMPORT = click.option(
-    "--import", "modules", multiple=True, metavar="MODULE", help="Import MODULE first, for layers of your own."
-)
 
 
 def _say(line: str) -> None:
@@ -44,7 +39,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--out", default="demo", show_default=True, metavar="DIR", help="Folder for the files and the report.")
-@_JSON
+@_options.AS_JSON
 def demo(out: str, as_json: bool) -> int:
     """Train a PReLU network on real digits, export it and verify it on every device here."""
     from keras_relu_suite.demo import demo as run
@@ -55,7 +50,7 @@ def demo(out: str, as_json: bool) -> int:
 
 
 @cli.command()
-@_JSON
+@_options.AS_JSON
 def devices(as_json: bool) -> int:
     """List the devices, available or why not."""
     from keras_relu_suite import report
@@ -70,9 +65,9 @@ def devices(as_json: bool) -> int:
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@_JSON
-@_IMPORT
+@_options.FILE
+@_options.AS_JSON
+@_options.IMPORT
 def inspect(file: Path, as_json: bool, modules: tuple[str, ...]) -> int:
     """List the activations of FILE, a .keras or .tflite file."""
     from keras_relu_suite.analysis import inspection
@@ -87,15 +82,13 @@ def inspect(file: Path, as_json: bool, modules: tuple[str, ...]) -> int:
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Samples: .npz with array x (and y), or .npy."
-)
+@_options.MODEL
+@_options.data("Samples: .npz with array x (and y), or .npy.", required=True)
 @click.option("--layers", multiple=True, metavar="NAME", help="An activation to look at (repeatable, * for any).")
 @click.option("--granularity", default="channel", show_default=True, help="What a unit is: channel or position.")
-@click.option("--report", "target", type=click.Path(path_type=Path), help="Write a report as well: .json.")
-@_JSON
-@_IMPORT
+@_options.report(".json")
+@_options.AS_JSON
+@_options.IMPORT
 def diagnose(
     model: Path, data: Path, layers: tuple[str, ...], granularity: str, target: Path | None, as_json: bool,
     modules: tuple[str, ...],
@@ -116,39 +109,23 @@ def diagnose(
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("path", type=click.Path(path_type=Path))
+@_options.MODEL
+@click.argument("path", type=_options.PATH)
+@_options.MODE
+@_options.IO
 @click.option(
-    "--mode", default="float32", show_default=True, metavar="MODE", help="float32, float16, dynamic, int8 or int16x8."
-)
-@click.option(
-    "--io", default="float32", show_default=True, metavar="TYPE",
-    help="Type of inputs and outputs: float32, int8 (mode int8) or int16 (mode int16x8).",
-)  # fmt: skip
-@click.option(
-    "--calibration", "--data", "data", type=click.Path(path_type=Path), metavar="FILE",
+    "--calibration", "--data", "data", type=_options.PATH, metavar="FILE",
     help="Typical samples, for int8 and int16x8: .npz with array x, or one array for each input; or .npy.",
 )  # fmt: skip
 @click.option("--calibration-samples", type=int, metavar="N", help="Use at most the first N of them.")
 @click.option("--batch-size", default=1, show_default=True, metavar="N", help="The fixed batch of the file.")
-@click.option(
-    "--lowering", default="auto", show_default=True, metavar="NAME",
-    help="Ops of rectifiers with slopes in int8 and int16x8: auto, leaky, native, depthwise, multiply, pair or split; "
-    "doubled: none, in twice the channels before; folded: auto, slopes beyond ±1 folded into the weights.",
-)  # fmt: skip
-@click.option(
-    "--target", default="cpu", show_default=True, metavar="NAME",
-    help="Where the file is to run: cpu, gpu, micro, ethos-u or any.",
-)  # fmt: skip
+@_options.LOWERING
+@_options.TARGET
 @click.option("--equalize", is_flag=True, help="Rescale channels between layers first, so that int8 keeps more.")
-@click.option(
-    "--ranges", default="minmax", show_default=True, metavar="METHOD",
-    help="What int8 tensors hold of their values: minmax, percentile (or percentile:99.9), moving_average (or "
-    "moving_average:0.9).",
-)  # fmt: skip
+@_options.RANGES
 @click.option("--strict", is_flag=True, help="A note about the file makes the exit code 1.")
-@_JSON
-@_IMPORT
+@_options.AS_JSON
+@_options.IMPORT
 def export(
     model: Path, path: Path, mode: str, io: str, data: Path | None, calibration_samples: int | None, batch_size: int,
     lowering: str, target: str, equalize: bool, ranges: str, strict: bool, as_json: bool, modules: tuple[str, ...],
@@ -169,18 +146,18 @@ def export(
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="To train on: .npz with arrays x and y.")
-@click.option("--test", type=click.Path(path_type=Path), help="To score on, likewise. [default: a fifth of --data]")
+@_options.MODEL
+@_options.data("To train on: .npz with arrays x and y.", required=True)
+@_options.data("To score on, likewise. [default: a fifth of --data]", name="--test")
 @click.option("--activations", metavar="NAME,…", help="relu, prelu, prelu_shared, elu … [default: seven]")
 @click.option("--mode", "modes", multiple=True, metavar="MODE", help="As in export. [default: float32, int8]")
 @click.option("--device", "names", multiple=True, metavar="NAME", help="As in verify. [default: xnnpack, micro]")
 @click.option("--seeds", default=3, show_default=True, help="Networks with each activation.")
 @click.option("--epochs", default=10, show_default=True, help="Of training.")
 @click.option("--batch-size", default=64, show_default=True, help="Of training.")
-@click.option("--report", "target", type=click.Path(path_type=Path), help="Write a report as well: .html or .json.")
-@_JSON
-@_IMPORT
+@_options.report(".html or .json")
+@_options.AS_JSON
+@_options.IMPORT
 def compare(
     model: Path, data: Path, test: Path | None, activations: str | None, modes: tuple[str, ...],
     names: tuple[str, ...], seeds: int, epochs: int, batch_size: int, target: Path | None, as_json: bool,
@@ -219,27 +196,25 @@ def _explain(context: click.Context, parameter: click.Parameter, code: str | Non
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), help="The .keras file that FILE was exported from.")
-@click.option("--data", type=click.Path(path_type=Path), help="Samples: .npz with arrays x (and y), or .npy.")
+@_options.FILE
+@_options.TRAINED
+@_options.data("Samples: .npz with arrays x (and y), or .npy.")
 @click.option(
     "--device", "names", multiple=True, metavar="NAME",
     help="A device (repeatable); 'all' for every one that is available. [default: xnnpack, reference]",
 )  # fmt: skip
 @click.option(
-    "--outputs", type=click.Path(path_type=Path), metavar="DIR",
+    "--outputs", type=_options.PATH, metavar="DIR",
     help="Judge what a device that is not here gave for the bundle DIR, which `krs probe` wrote.",
 )  # fmt: skip
-@click.option(
-    "--report", "target", type=click.Path(path_type=Path), help="Write a report as well: .html, .json or .xml (JUnit)."
-)
+@_options.report(".html, .json or .xml (JUnit)")
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
 @click.option(
     "--explain", metavar="CODE", is_eager=True, expose_value=False, callback=_explain,
     help="Say what a finding means, why it matters and how to fix it, and exit.",
 )  # fmt: skip
-@_JSON
-@_IMPORT
+@_options.AS_JSON
+@_options.IMPORT
 def verify(
     file: Path, model: Path | None, data: Path | None, names: tuple[str, ...], outputs: Path | None,
     target: Path | None, strict: bool, as_json: bool, modules: tuple[str, ...],
@@ -270,12 +245,12 @@ def verify(
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--model", type=click.Path(path_type=Path), help="The .keras file that FILE was exported from.")
-@click.option("--data", type=click.Path(path_type=Path), help="Samples for the whole file: .npz with array x, or .npy.")
-@_JSON
-@_IMPORT
+@_options.FILE
+@click.argument("folder", type=_options.PATH, metavar="DIR")
+@_options.TRAINED
+@_options.data("Samples for the whole file: .npz with array x, or .npy.")
+@_options.AS_JSON
+@_options.IMPORT
 def probe(
     file: Path, folder: Path, model: Path | None, data: Path | None, as_json: bool, modules: tuple[str, ...]
 ) -> int:
@@ -294,8 +269,8 @@ def probe(
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("page", type=click.Path(path_type=Path), required=False, metavar="[OUT.html]")
+@_options.FILE
+@click.argument("page", type=_options.PATH, required=False, metavar="[OUT.html]")
 def report(file: Path, page: Path | None) -> int:
     """Draw the HTML page of FILE.json again, the report of `verify` or `demo`, to OUT.html or beside FILE."""
     from keras_relu_suite.report import redraw

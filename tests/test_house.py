@@ -20,7 +20,7 @@ ORDER = [
     ("given",), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-SUPPORT = {"_version", "_verb", "_stderr", "_bar", "__init__"}
+SUPPORT = {"_version", "_verb", "_stderr", "_bar", "_options", "__init__"}
 MODULES = sorted(p.relative_to(PACKAGE.parent) for p in PACKAGE.rglob("*.py"))
 
 
