@@ -18,27 +18,22 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result
 IMPORT = click.option(
     "--import", "modules", multiple=True, metavar="MODULE", help="Import MODULE first, for layers of your own."
 )
-
 MODE = click.option(
     "--mode", default="float32", show_default=True, metavar="MODE", help="float32, float16, dynamic, int8 or int16x8."
 )
-
 IO = click.option(
     "--io", default="float32", show_default=True, metavar="TYPE",
     help="Type of inputs and outputs: float32, int8 (mode int8) or int16 (mode int16x8).",
 )  # fmt: skip
-
 LOWERING = click.option(
     "--lowering", default="auto", show_default=True, metavar="NAME",
     help="Ops of rectifiers with slopes in int8 and int16x8: auto, leaky, native, depthwise, multiply, pair or split; "
     "doubled: none, in twice the channels before; folded: auto, slopes beyond ±1 folded into the weights.",
 )  # fmt: skip
-
 TARGET = click.option(
     "--target", default="cpu", show_default=True, metavar="NAME",
     help="Where the file is to run: cpu, gpu, micro, ethos-u or any.",
 )  # fmt: skip
-
 RANGES = click.option(
     "--ranges", default="minmax", show_default=True, metavar="METHOD",
     help="What int8 tensors hold of their values: minmax, percentile (or percentile:99.9), moving_average (or "
