@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import backend, ops
 
 from keras_relu_suite.monitor import stats
 from keras_relu_suite.ops import Tensor
 from keras_relu_suite.semantics import Semantics
-from keras_relu_suite.smooth import flat_beyond
+from keras_relu_suite.smooth import SMOOTH, flat_beyond
 
 
 def first_of(value: Any) -> Tensor | None:
@@ -35,7 +36,7 @@ def spread(x: Tensor) -> Tensor:
 
 
 def firing(
-    function: Semantics, x: Tensor, y: Tensor, units: stats.Units, live: stats.Live | None = None
+    function: Semantics, x: Tensor | None, y: Tensor, units: stats.Units, live: stats.Live | None = None
 ) -> Tensor:  # fmt: skip
     """What an activation lets pass of a gradient in this batch.
 
@@ -43,13 +44,18 @@ def firing(
     smooth one with bounds, `(1,)`: the share of elements on a flat end, where the slope is below 5 % of its maximum.
     """
     if function.piecewise_linear:
-        if stats.by_output(function, y) and stats.plain_relu(function):
-            return ops.cast(ops.greater(units.total(y), 0), "float32")
+        if stats.by_output(function, y):
+            if stats.plain_relu(function):
+                return ops.cast(ops.greater(units.total(y), 0), "float32")
+            x = None  # to ask for it would cost TensorFlow its fusion with the layer before
         return ops.cast(stats.exact(function, x, y, units, live)[stats.FIRED], "float32")
+    value, share = SMOOTH[function.kind].value, ops.zeros((), "float32")
     low, high = flat_beyond(function.kind, function.parameters)
-    x, share = ops.cast(x, "float32"), ops.zeros((), "float32")
+    y = ops.cast(y, "float32")  # for the same reason; all that have bounds are monotone
     if math.isfinite(low):
-        share = share + ops.mean(ops.cast(ops.less_equal(x, low), "float32"))
+        bound = float(value(np.float64(low), **function.parameters))
+        share = share + ops.mean(ops.cast(ops.less_equal(y, bound), "float32"))
     if math.isfinite(high):
-        share = share + ops.mean(ops.cast(ops.greater_equal(x, high), "float32"))
+        bound = float(value(np.float64(high), **function.parameters))
+        share = share + ops.mean(ops.cast(ops.greater_equal(y, bound), "float32"))
     return ops.reshape(share, (1,))
