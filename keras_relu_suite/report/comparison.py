@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from typing import Any
 
 import jinja2
+from rich.console import Console
+from rich.table import Table
 
 from keras_relu_suite.report.chart import scores_chart, training_chart
 from keras_relu_suite.report.plain import number
-from keras_relu_suite.report.text import table
 
 WIDTH = 80
 TIMED = 2
@@ -213,7 +215,14 @@ def _latency(timing: dict[str, Any] | None) -> str:
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
     columns = [(head, "left" if head in ("activation", "file", "verify") else "right") for head in heads]
-    return table(columns, rows, width=WIDTH)
+    drawn = Table(box=None, pad_edge=False, header_style="")
+    for heading, justify in columns:
+        drawn.add_column(heading, justify="left" if justify == "left" else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, no_color=True, markup=False, highlight=False, emoji=False).print(drawn)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
 
 
 def _block(text: str) -> str:

@@ -13,9 +13,7 @@ from rich.table import Table
 WIDTH = 100
 
 
-def table(
-    columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], title: str | None = None, width: int = WIDTH
-) -> str:
+def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], title: str | None = None) -> str:
     """A plain table; columns are (heading, "left" | "right")."""
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="")
     for heading, justify in columns:
@@ -23,7 +21,7 @@ def table(
     for row in rows:
         drawn.add_row(*row)
     out = io.StringIO()
-    Console(file=out, width=width, no_color=True, markup=False, highlight=False, emoji=False).print(drawn)
+    Console(file=out, width=WIDTH, no_color=True, markup=False, highlight=False, emoji=False).print(drawn)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
 
 
