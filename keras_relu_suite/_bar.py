@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-PERIOD = 600.0  # seconds over which the pace is measured: steps may take a minute
+PERIOD = 600.0  # seconds over which the pace is measured: a step may take a minute
 Told = Callable[[str, int, int], None]
 
 
@@ -42,7 +42,7 @@ def shown() -> Iterator[Told | None]:
             task = bar.add_task("")
 
             def told(what: str, done: int, total: int) -> None:
-                if bar.tasks[0].description != what and done == 0:
+                if bar.tasks[0].description != what and done == 0:  # else it goes on under another name
                     bar.reset(task)
                 bar.update(task, description=what, completed=done, total=total or None)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
 import jinja2
+from rich.console import Console
+from rich.table import Table
 
 from keras_relu_suite.report.chart import scores_chart, training_chart
 from keras_relu_suite.report.plain import number

@@ -31,6 +31,7 @@ import keras_relu_suite as krs
 from benchmarks.kernels import ROUNDING, Case, Cell, cases, judged
 from benchmarks.timing import Row
 from keras_relu_suite import demo, devices
+from keras_relu_suite.analysis.timing import remark
 from keras_relu_suite.errors import DeviceError, DeviceRefused, DeviceUnavailable
 
 Table = dict[str, dict[str, Cell]]  # case, device
@@ -159,15 +160,6 @@ def latencies(here: Sequence[devices.Device], rounds: int, repeats: int) -> list
         rows.append(Row(f"one inference of the demo's network, {mode}: {name}", median, (low, high), "µs", note=note))
         rows[-1].show()
     return rows
-
-
-def remark(device: devices.Device) -> str:
-    """Why a time there is no latency; or on what it was taken, if that is not what the kernels are made for."""
-    if "emulated" in device.kind:
-        return f"emulated, not a latency ({device.platform or device.kind})"
-    if device.kind == "browser":
-        return "an HTTP round trip included, not a latency"
-    return "kernels for microcontrollers on this processor" if "microcontroller" in device.kind else ""
 
 
 def exported() -> dict[str, bytes]:

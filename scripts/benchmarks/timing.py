@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from keras_relu_suite.analysis.timing import interleave, wait
+
+__all__ = ["Row", "interleave", "ratio", "wait"]
 
 
 @dataclass(frozen=True)
@@ -51,28 +54,6 @@ class Row:
             f"{target:<7} {verdict:<7} {self.note}",
             flush=True,
         )
-
-
-def interleave(functions: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 3) -> dict[str, list[float]]:
-    """Seconds of every call: each round calls every function once, so that a slow minute hits all of them alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(warmup + rounds):
-        names = list(functions) if turn % 2 else list(functions)[::-1]
-        for name in names:
-            start = time.perf_counter()
-            result = functions[name]()
-            wait(result)
-            if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-            del result
-    return seconds
-
-
-def wait(result: Any) -> None:
-    """Until an asynchronous result (JAX, a GPU) is there."""
-    for leaf in result if isinstance(result, (list, tuple)) else [result]:
-        if hasattr(leaf, "block_until_ready"):
-            leaf.block_until_ready()
 
 
 def ratio(seconds: Mapping[str, list[float]], over: str, under: str, name: str, **promise: Any) -> Row:
