@@ -34,12 +34,26 @@ def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], mos
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
 
 
-def _widths(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], most: int) -> list[int]:
-    """How wide each column is."""
+def whole(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], most: int) -> bool:
+    """Whether such a table breaks no word shorter than `WORD`, no number and no whole cell."""
+    widths, words, folded = _needs(columns, rows)
+    least = [min(word, WORD) if fold else w for w, word, fold in zip(widths, words, folded, strict=True)]
+    return sum(least) + GAP * (len(least) - 1) <= most
+
+
+def _needs(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]
+) -> tuple[list[int], list[int], list[bool]]:
+    """How wide each column would be, how wide its longest word is, and whether it may be folded."""
     texts = [[heading, *(row[i] for row in rows)] for i, (heading, _) in enumerate(columns)]
     widths = [max(cell_len(line) for text in column for line in text.split("\n")) for column in texts]
     words = [max((cell_len(word) for text in column for word in text.split()), default=1) for column in texts]
-    folded = [justify not in ("right", "whole") for _, justify in columns]
+    return widths, words, [justify not in ("right", "whole") for _, justify in columns]
+
+
+def _widths(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], most: int) -> list[int]:
+    """How wide each column is."""
+    widths, words, folded = _needs(columns, rows)
     excess = sum(widths) + GAP * (len(widths) - 1) - most
     for least in ([min(w, WORD) for w in words], [min(w, 8) for w in words], None):
         each = zip(least or words, folded, widths, strict=True)

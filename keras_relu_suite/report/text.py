@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keras_relu_suite.report.tables import UNLIMITED, table
+from keras_relu_suite.report.tables import table, whole
 from keras_relu_suite.report.terminal import width, wrapped
 
 
@@ -35,7 +35,7 @@ def verification_text(v: dict[str, Any]) -> str:
             [[e["name"], e["device"], f"{e['rms']:.3g}" + ("" if e["holds"] else " FAILS"), f"{e['limit']:.3g}",
               f"{e['max_lsb']:.4g}", *[differ_text(e)] * several] for e in v["end_to_end"]],
         ))  # fmt: skip
-        parts += [wrapped(f"{e['name']} on {e['device']}: {metric_text(e)}") for e in v["end_to_end"] if e["metric"]]
+        parts += [wrapped(line) for line in _metrics(v)]
     parts += [wrapped(f"{f['severity']} {f['code']}: {f['message']}") for f in v["findings"]]
     parts += [wrapped(f"not compared: {text}") for text in v["not_compared"]]
     if v["matrix"]["not_checked"]:
@@ -54,14 +54,26 @@ def ran_text(device: dict[str, Any]) -> str:
     return f"{device['name']}{below}: {kernels} ran the file{beside}"
 
 
+def _metrics(v: dict[str, Any]) -> list[str]:
+    """A line for each output and value of its metric, with the devices that gave it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for e in v["end_to_end"]:
+        if e["metric"]:
+            found.setdefault((e["name"], metric_text(e)), []).append(e["device"])
+    return [f"{name}: {metric} on {', '.join(devices)}" for (name, metric), devices in found.items()]
+
+
 def _matrix(v: dict[str, Any]) -> str:
     """Activations × devices; those that agree bit for bit share a column, or where that is too wide a row."""
     names = [group_name(g) for g in v["matrix"]["groups"]]
+    columns, rows = _columns(v, names)
+    if whole([(heading, "whole") for heading, _ in columns], rows, width()):
+        return table(columns, rows)
     letters = [chr(ord("A") + i) for i in range(len(names))]
-    legend = [wrapped(f"{letter}: {name}") for letter, name in zip(letters, names, strict=True)]
-    for drawn in (_wide_matrix(v, names, UNLIMITED), "\n".join([*legend, _wide_matrix(v, letters, width())])):
-        if max(map(len, drawn.splitlines())) <= width():
-            return drawn
+    columns, rows = _columns(v, letters)
+    if whole(columns, rows, width()):
+        legend = [wrapped(f"{letter}: {name}") for letter, name in zip(letters, names, strict=True)]
+        return "\n".join([*legend, table(columns, rows)])
     return _long_matrix(v)
 
 
@@ -79,8 +91,8 @@ def _long_matrix(v: dict[str, Any]) -> str:
     return table(columns, rows)
 
 
-def _wide_matrix(v: dict[str, Any], names: Sequence[str], most: int) -> str:
-    """A column for each group of devices."""
+def _columns(v: dict[str, Any], names: Sequence[str]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """The table with a column for each group of devices."""
     m = v["matrix"]
     rows = []
     for i, (s, every) in enumerate(zip(v["sites"], m["sites"], strict=True)):
@@ -91,7 +103,7 @@ def _wide_matrix(v: dict[str, Any], names: Sequence[str], most: int) -> str:
                *((name, "whole") for name in names), ("everywhere", "whole")]  # fmt: skip
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return table(columns, rows, most=most)
+    return columns, rows
 
 
 def group_name(group: dict[str, Any]) -> str:
