@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
 import jinja2
-from rich.console import Console
-from rich.table import Table
 
 from keras_relu_suite.report.chart import scores_chart, training_chart
 from keras_relu_suite.report.plain import number
@@ -27,21 +24,21 @@ def comparison_text(c: dict[str, Any]) -> str:
         c: `Comparison.to_dict()`.
     """
     parts = [headline(c), "", _table(training_heads(c), [training_cells(c, row) for row in c["rows"]])]
-    parts.append(_block(legend(c)))
+    parts.append(wrapped(legend(c)))
     if c["modes"] and any(row["files"] for row in c["rows"]):
         cells = [line for row in c["rows"] for line in device_cells(c, row)]
-        parts += ["", _table(device_heads(c), cells), _block(device_legend(c))]
-    parts += [""] * bool(problems(c)) + [_block(text) for text in problems(c)]
+        parts += ["", _table(device_heads(c), cells), wrapped(device_legend(c))]
+    parts += [""] * bool(problems(c)) + [wrapped(text) for text in problems(c)]
     if c["recommendations"]:
-        parts += ["", *(_block("{}: {}".format(*recommendation(r))) for r in c["recommendations"])]
-    return "\n".join(parts + [_block(f"Note: {text}") for text in c["notes"]])
+        parts += ["", *(wrapped("{}: {}".format(*recommendation(r))) for r in c["recommendations"])]
+    return "\n".join(parts + [wrapped(f"Note: {text}") for text in c["notes"]])
 
 
 def headline(c: dict[str, Any]) -> str:
     """What was compared, and the verdict."""
     done = "all trained, written and verified" if c["modes"] else "all trained"
     verdict = {0: done, 1: "not all hold", 3: "not everything could run"}
-    return _block(
+    return wrapped(
         f"{c['model']}: {len(c['rows'])} activations × {c['seeds']} seeds, {c['epochs']} epochs, "
         f"{c['samples']:,} samples: {verdict[c['exit_code']]} ({c['seconds']:.0f} s, processor "
         f"{c['cpu_seconds']:.0f} s)"
@@ -216,7 +213,3 @@ def _latency(timing: dict[str, Any] | None) -> str:
 def _table(heads: list[str], rows: list[list[str]]) -> str:
     columns = [(head, "left" if head in ("activation", "file", "verify") else "right") for head in heads]
     return table(columns, rows)
-
-
-def _block(text: str) -> str:
-    return wrapped(text)
