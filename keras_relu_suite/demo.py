@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_relu_suite import devices, layers, report
-from keras_relu_suite.callbacks import DeadNeuronMonitor
+from keras_relu_suite.callbacks import AlphaMonitor, DeadNeuronMonitor, GradientFlowMonitor
 from keras_relu_suite.errors import MissingPackageError, UsageError
 from keras_relu_suite.export.convert import export
+from keras_relu_suite.monitor.alphas import AlphaRecord
+from keras_relu_suite.monitor.flow_record import FlowRecord
 from keras_relu_suite.monitor.record import WindowRecord
+from keras_relu_suite.monitor.symptoms import Symptom
 from keras_relu_suite.verify.check import verify
 from keras_relu_suite.verify.result import Verification
 
@@ -38,6 +41,9 @@ class Demo:
     folder: Path
     accuracy: float
     history: tuple[WindowRecord, ...]
+    gradients: tuple[FlowRecord, ...]
+    slopes: tuple[AlphaRecord, ...]
+    symptoms: tuple[Symptom, ...]
     alphas: dict[str, list[float]]
     verifications: dict[str, Verification]
     latency: dict[str, dict[str, float]]
@@ -58,7 +64,12 @@ class Demo:
             "title": "A PReLU network on real digits, from training to the device",
             "lines": list(self.lines),
             "accuracy": self.accuracy,
-            "training": {"windows": [w.to_dict() for w in self.history]},
+            "training": {
+                "windows": [w.to_dict() for w in self.history],
+                "gradients": [g.to_dict() for g in self.gradients],
+                "alphas": [a.to_dict() for a in self.slopes],
+                "symptoms": [s.to_dict() for s in self.symptoms],
+            },
             "alphas": self.alphas,
             "files": [
                 {
@@ -100,7 +111,7 @@ def demo(folder: str | os.PathLike[str] = "demo", say: Callable[[str], None] = p
     say(f"[1/4] train a PReLU network on {len(x):,} scans, {EPOCHS} epochs")
     keras.utils.set_random_seed(1)
     model = network()
-    monitor = DeadNeuronMonitor(verbose=0)
+    monitor, flow, slopes = DeadNeuronMonitor(verbose=0), GradientFlowMonitor(verbose=0), AlphaMonitor(verbose=0)
     said = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: (
             say(f"      loss {logs['loss']:.3f}, accuracy {logs['accuracy']:.3f}; {monitor.history[-1].summary()}")
@@ -108,7 +119,7 @@ def demo(folder: str | os.PathLike[str] = "demo", say: Callable[[str], None] = p
             else None
         )
     )
-    model.fit(x, y, epochs=EPOCHS, batch_size=64, shuffle=True, verbose=0, callbacks=[monitor, said])
+    model.fit(x, y, epochs=EPOCHS, batch_size=64, shuffle=True, verbose=0, callbacks=[monitor, flow, slopes, said])
     accuracy = float(np.mean(model.predict(x_test, verbose=0).argmax(axis=1) == y_test))
     say(f"[2/4] export float32 and int8 ({time.monotonic() - started:.0f} s so far)")
     files = {mode: out / f"model_{mode}.tflite" for mode in MODES}
@@ -129,7 +140,10 @@ def demo(folder: str | os.PathLike[str] = "demo", say: Callable[[str], None] = p
         for layer in model.layers
         if isinstance(layer, layers.PReLU)
     }
-    result = Demo(out, accuracy, tuple(monitor.history), alphas, verifications, latency)
+    result = Demo(
+        out, accuracy, tuple(monitor.history), tuple(flow.history), tuple(slopes.history), tuple(flow.symptoms), alphas,
+        verifications, latency,
+    )  # fmt: skip
     result = Demo(**{**vars(result), "lines": _lines(result, len(x), len(x_test))})
     report.save(out / "report.json", {".json": lambda: report.as_json(result.to_dict())})
     report.save(out / "report.html", {".html": lambda: report.html(result.to_dict())})
@@ -205,7 +219,8 @@ def _lines(d: Demo, trained: int, tested: int) -> tuple[str, ...]:
         f"Trained on {trained:,} real scans of digits for {len(d.history)} epochs, tested on {tested}.",
         f"Accuracy: {d.accuracy:.4f} in Keras, {_accuracy(float32):.4f} in float32, {_accuracy(int8):.4f} in int8.",
         f"Dead units: {last.dead} of {last.units} (a PReLU cannot die while its slope is not 0); "
-        f"{linear} never switched in the last epoch.",
+        f"{linear} never switched in the last epoch. Gradients: "
+        + ("nothing is wrong." if not d.symptoms else d.symptoms[0].summary().splitlines()[0]),
         f"Slopes: {slopes.size} learned, from 0.25 to {slopes.min():.3f} … {slopes.max():.3f}; "
         f"{np.count_nonzero(slopes < 0)} are negative.",
         f"Files: float32 {float32.size:,} bytes, int8 {int8.size:,} bytes ({int8.size / float32.size:.0%}).",

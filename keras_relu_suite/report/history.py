@@ -78,7 +78,8 @@ def rates(windows: list[dict[str, Any]], prefix: str) -> Picture | None:
 
 def gradients(records: list[dict[str, Any]], prefix: str) -> Picture | None:
     """The scale of the gradient by depth, in the first, a middle and the last epoch."""
-    depths = [[layer for layer in record["layers"] if layer["weights"]] for record in records]
+    # Those with a kernel: the gradient of a slope is a sum over all positions, and has another scale.
+    depths = [[layer for layer in record["layers"] if layer["weights"] and layer["weight"]] for record in records]
     names = [layer["name"] for layer in depths[-1]] if depths else []
     same = [
         (record["epoch"], np.array([_positive(layer["gradient"]) for layer in layers]))
