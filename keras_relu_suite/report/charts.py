@@ -106,7 +106,7 @@ def transfer(site: dict[str, Any], sketch: dict[str, Any], check: dict[str, Any]
 
 
 def _transfer_words(sketch: dict[str, Any], check: dict[str, Any], codes: bool, over: str) -> str:
-    where = "all codes" if sketch["channel"] is None else f"channel {sketch['channel']}"
+    where = "one code of the other input" if sketch["channel"] is None else f"channel {sketch['channel']}"
     against = "the trained function" if over == "trained" else "the function that the file encodes"
     unit = "LSB" if codes else "times the allowed error"
     if check["beyond_bound"]:

@@ -35,7 +35,7 @@ class Sketch:
     """One site on one device.
 
     Args:
-        channel: Whose curve it is; None where all channels are one.
+        channel: Whose curve it is; None where there is a second input, which is held at one of its codes.
         x: What the activation sees, ascending, in real units.
         got, expected, low, high: The device's answers, the exact ones of the file's own numbers, and the bounds.
         trained: The trained function's; None if it is not known.
@@ -157,10 +157,8 @@ class Sketcher:
         column, channel = self._column(probe, got, off)
 
         def picked(values: NDArray[Any]) -> Floats:
-            values = np.broadcast_to(values, got.shape)
-            if column is None:
-                return values.reshape(-1).astype(np.float64)
             rows = got.shape[0] if probe.in_codes else -1
+            values = np.broadcast_to(values, got.shape)
             return values.reshape(rows, got.size // rows if rows > 0 else got.shape[-1])[:, column].astype(np.float64)
 
         x = picked(probe.sees) if probe.sees is not None else cutout.to_real(picked(probe.x), self.site.input)
@@ -182,7 +180,7 @@ class Sketcher:
             trained=trained,
             off=np.clip(picked(off)[keep], -MOST_DRAWN, MOST_DRAWN),
             rows_are="input" if not self.codes else "output code" if self._by_output(probe) else "input code",
-            columns_are="code of the other input" if column is None else "channel",
+            columns_are="code of the other input" if channel is None else "channel",
             rows=self.map.rows,
             columns=self.map.columns,
             first_row=self.map.first,
@@ -190,17 +188,15 @@ class Sketcher:
             wrong=self.map.wrong,
         )
 
-    def _column(self, probe: Probe, got: NDArray[Any], off: NDArray[Any]) -> tuple[int | None, int | None]:
+    def _column(self, probe: Probe, got: NDArray[Any], off: NDArray[Any]) -> tuple[int, int | None]:
         """The column to draw and its channel: the worst, else the one with the least slope."""
-        if self.pairs and got.ndim == 3 and len(probe.inputs) > 1:
-            return None, None
         rows = got.shape[0] if probe.in_codes else -1
         errors = np.abs(off.reshape(rows, off.size // rows if rows > 0 else off.shape[-1]))
         most = errors.max(axis=0)
         column = int(np.lexsort((np.count_nonzero(errors, axis=0), most))[-1])
         if most[column] == 0 and self.site.semantics.negative_slopes.size == most.size:
             column = int(np.argmin(self.site.semantics.negative_slopes))
-        return column, probe.first_channel + column
+        return column, None if self.pairs and len(probe.inputs) > 1 else probe.first_channel + column
 
     def _bounds(self, probe: Probe, picked: Any, exact: Floats) -> tuple[Floats, Floats]:
         if probe.low is not None and probe.high is not None:
@@ -241,17 +237,32 @@ class _Map:
         self.wrong = np.zeros(self.shape, np.bool_)
 
     def add(self, labels: NDArray[Any], first_column: int, off: NDArray[Any], beyond: NDArray[np.bool_]) -> None:
-        scale = 100 if self.first is None else 1
         column = np.minimum(first_column + np.arange(off.shape[1]), self.columns - 1) * self.shape[1] // self.columns
+        cells = np.clip(labels * self.shape[0] // max(self.rows, 1), 0, self.shape[0] - 1).astype(np.int64)
+        if cells.shape[1] == 1:  # one label a row: whole rows are put together
+            order = np.argsort(cells[:, 0], kind="stable")
+            off, beyond, cells = off[order], beyond[order], cells[order]
         step = max(1, CHUNK // off.shape[1])
         for start in range(0, len(off), step):
             part = slice(start, start + step)
-            row = labels[part].astype(np.int64) * self.shape[0] // max(self.rows, 1)
-            cell = np.broadcast_to(np.clip(row, 0, self.shape[0] - 1) * self.shape[1] + column, off[part].shape)
-            error = np.abs(np.where(np.isnan(off[part]), np.inf, off[part]))
-            size = np.ceil(np.minimum(error * scale, MOST)).astype(np.int16)
-            np.maximum.at(self.largest, cell.ravel(), (2 * size + (off[part] < 0)).ravel())
-            self.wrong.reshape(-1)[cell[beyond[part]]] = True
+            keys, row = self._keys(off[part]), cells[part]
+            if row.shape[1] == 1:
+                starts = np.flatnonzero(np.diff(row[:, 0], prepend=-1))
+                keys, row = np.maximum.reduceat(keys, starts, axis=0), row[starts]
+            cell = np.broadcast_to(row * self.shape[1] + column, keys.shape)
+            np.maximum.at(self.largest, cell.ravel(), keys.ravel())
+        wrong = np.nonzero(beyond)
+        self.wrong[np.broadcast_to(cells, beyond.shape)[wrong], column[wrong[1]]] = True
+
+    def _keys(self, off: NDArray[Any]) -> NDArray[np.int16]:
+        """2·|error| as far as a cell can hold it, and 1 if it is negative."""
+        if self.first is None:
+            scaled = np.abs(np.where(np.isnan(off), np.inf, off)) * 100
+            size = np.ceil(np.minimum(scaled, MOST)).astype(np.int16)
+        else:
+            size = np.minimum(np.abs(off), MOST).astype(np.int16)
+        keys: NDArray[np.int16] = 2 * size + (off < 0)
+        return keys
 
     def errors(self) -> NDArray[np.int8]:
         size = self.largest >> 1

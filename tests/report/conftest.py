@@ -86,7 +86,8 @@ def window(epoch, dead):
 
 
 def flow(epoch, *scales):
-    layers = [{"name": f"layer{i}", "weights": s != "none", "gradient": None if s == "none" else s}
+    layers = [{"name": f"layer{i}", "weights": s != "none",
+               "weight": None if s == "none" else 1.0, "gradient": None if s == "none" else s}
               for i, s in enumerate(scales)]  # fmt: skip
     return {"epoch": epoch, "layers": layers}
 
