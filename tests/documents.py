@@ -8,7 +8,7 @@ in the page's source, in a comment on the line above the block:
     <!-- run as: COMMAND -->            the long one, by its short form
 
 A block with `title="NAME"` is a file: it is written, not run. A block `output` is what the block before it printed, with
-numbers that may differ; a line `…` stands for any lines, and in a line for anything. `text`, `ini` and `json` are read by people alone.
+numbers and line breaks that may differ; `…` stands for anything. `text`, `ini` and `json` are read by people alone.
 """
 
 from __future__ import annotations
@@ -100,15 +100,14 @@ def mistakes(text: str) -> list[str]:
 
 
 def same(shown: str, printed: str) -> bool:
-    """Whether a block of output is what was printed, but for numbers, spaces and the lines that `…` stands for."""
-    lines = (re.escape(line).replace("…", "[^\n]*") for line in _plain(shown))
-    pattern = "".join(r"(?:[^\n]*\n)*?" if line == "[^\n]*" else f"{line}\n" for line in lines)
-    return re.fullmatch(pattern, "".join(f"{line}\n" for line in _plain(printed))) is not None
+    """Whether a block of output is what was printed, but for numbers, for where lines are broken, and for what `…`
+    stands for."""
+    pattern = "".join("(?: .*)?" if w == "…" else f" {re.escape(w).replace('…', '.*')}" for w in _words(shown))
+    return re.fullmatch(pattern, "".join(f" {word}" for word in _words(printed))) is not None
 
 
-def _plain(text: str) -> list[str]:
-    lines = (" ".join(re.sub(r"[─━┄═-]{2,}", "-", NUMBER.sub("#", line)).split()) for line in text.strip().split("\n"))
-    return [line for line in lines if line]
+def _words(text: str) -> list[str]:
+    return re.sub(r"[─━┄═-]{2,}", "-", NUMBER.sub("#", text)).split()
 
 
 def trouble(text: str, folder: Path, known: dict[str, str] | None = None) -> str:
