@@ -44,7 +44,7 @@ def inside(text: str, folder: Path) -> str:
     """
 
     def keep(label: str, target: str) -> str:
-        path = Path(os.path.normpath(folder / target.partition("#")[0]))  # resolve() would follow links of the file system
+        path = Path(os.path.normpath(folder / target.partition("#")[0]))  # resolve() would follow symbolic links
         if path == ROOT / "docs" / "changelog.md" or path.is_relative_to(ROOT / "docs"):
             return f"[{label}]({target})"  # mkdocs itself checks these
         if not path.exists():

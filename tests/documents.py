@@ -7,8 +7,8 @@ in the page's source, in a comment on the line above the block:
     <!-- run elsewhere: tests/FILE -->  that test runs it
     <!-- run as: COMMAND -->            the long one, by its short form
 
-A block with `title="NAME"` is a file: it is written, not run. A block `output` is what the block before it printed, with
-numbers and line breaks that may differ; `…` stands for anything. `text`, `ini` and `json` are read by people alone.
+A block with `title="NAME"` is a file: it is written, not run. A block `output` is what the block before it printed,
+with numbers and line breaks that may differ; `…` stands for anything. `text`, `ini` and `json` are for people alone.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def test_every_file_that_a_page_links_to_is_there(page):
 
 def test_readme_is_read_in_three_minutes():
     lines = (ROOT / "README.md").read_text().split("\n")
-    assert len(lines) <= 110
+    assert len(lines) <= 111  # the last is empty
     assert max(len(line) for line in lines) <= 120
 
 
@@ -132,7 +132,8 @@ def test_readme_is_read_in_three_minutes():
 )
 def test_mistakes_are_found(page, said):
     assert said in " ".join(documents.mistakes(page))
-    assert documents.mistakes("<!-- not run: needs a phone on a desk -->\n```sh\nkrs\n```\n\n```text\na = b\n```\n") == []
+    sound = "<!-- not run: needs a phone on a desk -->\n```sh\nkrs\n```\n\n```text\na = b\n```\n"
+    assert documents.mistakes(sound) == []
 
 
 def test_a_block_that_does_not_end():
