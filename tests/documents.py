@@ -31,7 +31,7 @@ TITLE = re.compile(r'title="([^"]+)"')
 COMMENT = re.compile(r"^ *<!-- (not run|run elsewhere|run as): (.+?) -->$")
 COMMAND = re.compile(r"^\s*(\$ |krs |pip |python3? |scripts/|import |from \w+ import )")
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d[\d,.]*(?:e[-+]?\d+)?")  # not that of a name: KRS102, int8
-SECONDS = 600
+SECONDS = 1200  # that one page may take on a busy machine
 
 
 @dataclass(frozen=True)
