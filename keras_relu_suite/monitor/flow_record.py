@@ -11,11 +11,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class NotFinite:
-    """The first NaN or infinity of a window.
+    """The first NaN or infinity of a window in the inputs, the loss or a gradient.
 
     Args:
         step: The 0-based number of the training step, over all epochs of this `fit`.
-        what: `"inputs"`, `"activations"`, `"loss"` or `"gradient"`.
+        what: Where it arose: `"inputs"`, `"activations"`, `"loss"` or `"gradient"`.
         layer: The path of the layer: of activations the first in forward order; of a gradient the last, where it
             arose on its way back. None for inputs and loss.
     """

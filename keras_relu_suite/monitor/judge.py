@@ -235,6 +235,9 @@ def _grown(history: Sequence[FlowRecord]) -> list[Finding]:
         return [Finding("exploding", None, now.epoch, text)]
     if now.constant and now.loss < (1 - NO_SKILL) * now.constant:
         return []
+    for layer in now.layers:
+        if layer.activation is not None and not math.isfinite(layer.activation):
+            return [Finding("exploding", layer.name, now.epoch, f"what {layer.name!r} gives grew beyond all numbers")]
     was = {layer.name: layer.weight for layer in first.weighted}
     for layer in now.weighted:
         before = was.get(layer.name)

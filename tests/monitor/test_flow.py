@@ -214,6 +214,20 @@ def test_infinity_is_told_with_the_step_and_the_layer_where_it_arises(step, plac
 
 
 @backend
+def test_an_activation_that_overflows_where_nothing_of_it_gets_through_is_no_break():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,))
+    y = K.Dense(4, kernel_initializer=keras.initializers.Constant(-3e38), name="dense")(x)
+    model = keras.Model(x, K.Dense(2, name="out")(K.ReLU(name="relu")(y)))
+    model.compile("sgd", "mse")
+    watcher = monitor()
+    fit(model, watcher, x=2 + np.abs(data()[0]))
+    record = watcher.history[0]
+    assert record.not_finite is None and record.layers[0].activation == np.inf
+    assert all(np.isfinite(record.losses))
+
+
+@backend
 def test_a_gradient_that_breaks_on_its_way_back_is_told_where_it_arises():
     x = keras.Input((6,))
     y = K.Dense(4, kernel_initializer="zeros", name="a")(x)
