@@ -127,6 +127,9 @@ def headline(v: dict[str, Any]) -> str:
         verdict = "INCOMPLETE: not everything that was asked for could run"
     else:
         verdict = f"FAILS: {errors} error{'s' * (errors != 1)}"
+        warnings = sum(f["severity"] == "warning" for f in v["findings"])
+        if v.get("strict") and warnings:
+            verdict += f", {warnings} warning{'s' * (warnings != 1)}, which count in a strict check"
     return f"{v['file']} ({v['size']:,} bytes) against {against}: {verdict}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -193,6 +194,12 @@ NAMES = ("held", "float", "failed", "alone", "incomplete", "warned", "strict")
 
 def test_they_are_of_every_kind(results):
     assert {name: v.exit_code for name, v in results.items()} == dict(zip(NAMES, (0, 0, 1, 1, 3, 0, 1), strict=True))
+
+
+def test_a_strict_check_says_which_warnings_failed_it(results):
+    strict, warned = (results[name].summary().splitlines()[0] for name in ("strict", "warned"))
+    assert re.search(r"FAILS: 0 errors, \d warnings?, which count in a strict check", strict)
+    assert "HOLDS" in warned and "strict" not in warned
 
 
 @pytest.mark.parametrize("name", NAMES)
