@@ -35,7 +35,7 @@ def main() -> None:
     born_dead = []
     for seed in range(100):
         found = krs.diagnose(network(seed), x, y)
-        if any(symptom.kind == "dead" for symptom in found.symptoms):
+        if any(len(site.dead) == site.units for site in found.window.sites):  # a whole layer
             born_dead.append(seed)
             if len(born_dead) == 1:
                 print(f"Seed {seed}, before training:")
