@@ -110,7 +110,8 @@ def rate_of(optimizer: Any) -> float | None:
 
 def _weights(model: keras.Model, part: Part, hidden: list[Site], order: list[str]) -> WeightFacts:
     assert part.kernel is not None
-    kernel = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(model.trainable_variables[part.kernel], "float32")))
+    kernel = keras.ops.convert_to_numpy(keras.ops.cast(model.trainable_variables[part.kernel], "float32"))
+    kernel = kernel.astype(np.float64)
     mine = order.index(part.name)
     behind = next((s for s in hidden if s.name in order and order.index(s.name) >= mine), None)
     rectifier = behind is not None and behind.semantics.piecewise_linear

@@ -147,7 +147,7 @@ class Flow:
 
     def _part(self, i: int, x: Tensor, call: Any) -> Any:
         y = call(x)
-        if self._now.active and self._now.level is structure.trace():
+        if self._now.active and self._now.level == structure.trace():
             output = measure.first_of(y)
             if output is not None:
                 self._now.activations.setdefault(i, []).append(measure.scale(ops.stop_gradient(output)))
@@ -156,7 +156,7 @@ class Flow:
 
     def _site(self, i: int, x: Tensor, activation: Any) -> Any:
         y = activation(x)
-        if self._now.active and self._full and self._now.level is structure.trace():
+        if self._now.active and self._full and self._now.level == structure.trace():
             site = self.sites[i]
             try:
                 x, seen, units = ops.stop_gradient(x), ops.stop_gradient(y), Units(site.channel_axis)
@@ -216,7 +216,7 @@ class Flow:
 
     def _apply(self, i: int, gradients: Any, apply: Any) -> Any:
         gradients = list(gradients)
-        if not self._now.active or structure.trace() is not self._now.level:
+        if not self._now.active or structure.trace() != self._now.level:
             return apply(gradients)
         weights = list(apply.arguments[0] if apply.arguments else apply.keywords.get("trainable_variables") or ())
         ids = [id(w) for w in weights or self.model.trainable_variables]
