@@ -13,7 +13,8 @@ from keras_relu_suite.report.tables import table
 MOST_LINES = 512
 COLUMNS = 3
 BINS = 40
-_TROUBLE = (("collapsed", "collapsed to 0", "#b2441f"), ("linear", "linear", "#8a6d00"))
+_TROUBLE = (("collapsed", "collapsed to 0", "in a collapsed unit", "#b2441f"),
+            ("linear", "linear", "in a linear unit", "#8a6d00"))  # fmt: skip
 _MEANING = {
     "collapsed": "a ReLU again, which can die: its flat side is below half a step of an int8 output whose range is as "
     "wide below 0 as above. If weight decay pulls, krs.exclude_alphas_from_decay(optimizer, model) before fit keeps it "
@@ -92,6 +93,7 @@ def slopes_picture(run: dict[str, Any], suffix: str = ".png") -> bytes:
 
 def _panel(main: Any, beside: Any, epochs: list[tuple[int, dict[str, Any]]], side: str) -> None:
     last = epochs[-1][1]
+    single = len(last["slopes"]) == 1  # else it is judged against the slope on the other side
     drawn = [(at, site["slopes"][side]) for at, site in epochs if site["slopes"][side]["quantiles"]]
     at = [epoch for epoch, _ in drawn]
     values = [[math.nan if v is None else v for v in s["values"]] for _, s in drawn if s["values"] is not None]
@@ -102,11 +104,11 @@ def _panel(main: Any, beside: Any, epochs: list[tuple[int, dict[str, Any]]], sid
         low, median, high = ([s["quantiles"][k] for _, s in drawn] for k in (1, 3, 5))
         main.fill_between(at, low, high, color="#2b6ca3", alpha=0.15, linewidth=0)
         main.plot(at, median, color="#12395c", linewidth=1.8, marker=mark, markersize=4)
-        for key, label, colour in _TROUBLE:
+        for key, alone, paired, colour in _TROUBLE:
             marked = [values[-1][unit] for unit in last[key]] if len(values) == len(drawn) else []
             if marked:
                 main.plot([at[-1]] * len(marked), marked, "o", color=colour, markersize=4, clip_on=False,
-                          label=f"{len(marked)} {label}")  # fmt: skip
+                          label=f"{len(marked)} {alone if single else paired}")  # fmt: skip
         if main.get_legend_handles_labels()[0]:
             main.legend(fontsize=7, loc="best")
     main.set_title(f"{last['name']}: {side}, {last['units']} units", fontsize=9, parse_math=False)
@@ -118,7 +120,7 @@ def _panel(main: Any, beside: Any, epochs: list[tuple[int, dict[str, Any]]], sid
     if drawn and len(values) == len(drawn):
         edges = [low + (high - low) * k / BINS for k in range(BINS + 1)]
         beside.hist([v for v in values[-1] if math.isfinite(v)], edges, orientation="horizontal", color="#2b6ca3")
-        for level, meaning in ((0, "ReLU"), (1, "linear")):
+        for level, meaning in ((0, "ReLU"), (1, "linear")) if single else ():
             beside.text(1, level, meaning, transform=beside.get_yaxis_transform(), ha="right", va="bottom",
                         fontsize=6, color="#555555")  # fmt: skip
     else:
