@@ -13,17 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_relu_suite.monitor.flow_record import FlowRecord, LayerFlow
+from keras_relu_suite.monitor.progress import ESCAPES, NO_SKILL, constant_of, creeps, growth, learns, recent, signals
 from keras_relu_suite.monitor.record import WindowRecord
 
-# The best constant answer is what a network can say that has learnt nothing from its inputs. Its loss is estimated from
-# batches, so a loss within 5 % of it is no better.
-NO_SKILL = 0.05
-# A network on a plateau gets away from it by gradients that grow exponentially. Below this factor over the windows that
-# are looked at, it does not.
-ESCAPES = 2.0
-# A straight line through the steps' losses falls if it does so by three of its standard errors, and by a hundredth of
-# what there is to fall.
-SURELY, CREEPS = 3.0, 0.01
 # Of a signal that comes back through the hidden layers: below a thousandth, the first layers do not move while the last
 # ones converge; above a thousand times, no learning rate fits both ends.
 SHRINKS = 1e-3
@@ -36,7 +28,6 @@ DONE = 0.05
 FLAT, ALL = 0.99, 1 - 1e-6
 # More than half of the units of the whole network without a gradient.
 HALF = 0.5
-STEPS = 24  # fewer losses than this say nothing about a trend
 
 
 @dataclass(frozen=True)
@@ -102,87 +93,17 @@ def judge(history: Sequence[FlowRecord], patience: int) -> list[Finding]:
     if found:
         return found
     found = _silent(now, f"at each of {now.steps} steps", None) + _grown(history) + _flat(now)
-    recent = _recent(history, patience)
-    if found or not recent or learns(recent):
+    last = recent(history, patience)
+    if found or not last or learns(last):
         return found
-    why = _without_skill(recent)
+    why = _without_skill(last)
     for rule in (_dead_share, _saturated, _torn, _vanishing, _oscillating):
-        found = rule(recent, why)
+        found = rule(last, why)
         if found:
             return found
-    if creeps(recent) or growth([history[0], now]) >= ESCAPES:
+    if creeps(last) or growth([history[0], now]) >= ESCAPES:
         return []
     return [Finding("stalled", None, now.epoch, f"{why}, though gradients flow")]
-
-
-def _recent(history: Sequence[FlowRecord], patience: int) -> list[FlowRecord]:
-    """The last windows that are enough to judge by; empty if there are not enough yet."""
-    for n in range(patience, len(history) + 1):
-        if sum(w.steps for w in history[-n:]) >= STEPS:
-            return list(history[-n:])
-    return []
-
-
-def skill(windows: Sequence[FlowRecord]) -> float | None:
-    """1 − loss / (loss of the best constant answer) over the windows: 0 for a network that has learnt nothing; None
-    where the constant's loss is not known."""
-    constant = _constant(windows)
-    return 1.0 - float(np.mean([w.loss for w in windows])) / constant if constant > 0 else None
-
-
-def _constant(windows: Sequence[FlowRecord]) -> float:
-    """The loss of the best constant answer over the windows; 0 where it is not known."""
-    known = [w.constant for w in windows if w.constant is not None]
-    return float(np.mean(known)) if known else 0.0
-
-
-def learns(windows: Sequence[FlowRecord]) -> bool:
-    """Whether the last of these windows shows that something was learnt, or is being learnt."""
-    constant, last = _constant(windows), windows[-1]
-    if not math.isfinite(last.loss):
-        return False
-    if constant <= 0:
-        start = windows[0].loss_first
-        return (start - last.loss) / (abs(start) or 1.0) > NO_SKILL or growth(windows) >= ESCAPES
-    skilled = 1.0 - min(last.loss, float(np.mean([w.loss for w in windows]))) / constant > NO_SKILL
-    # Still on its way down to what a constant answer has, where the last layer alone may be what learns; at this pace
-    # it is there in as many windows again.
-    pace = (windows[0].loss - last.loss) / max(1, len(windows) - 1)
-    on_its_way = last.loss > (1 + NO_SKILL) * constant and last.loss - len(windows) * pace < constant
-    return skilled or on_its_way or growth(windows) >= ESCAPES
-
-
-def creeps(windows: Sequence[FlowRecord]) -> bool:
-    """Whether the loss falls, if only a little: by more than 1 % of the constant answer's over these windows, and by
-    three times what the straight line through the steps' losses is uncertain by."""
-    losses = np.concatenate([w.losses for w in windows])
-    steps = np.arange(len(losses)) - (len(losses) - 1) / 2
-    slope = float(np.mean(steps * losses) / np.mean(steps**2))
-    rest = losses - losses.mean() - slope * steps
-    error = math.sqrt(float(np.sum(rest**2)) / (len(losses) - 2) / float(np.sum(steps**2)))
-    size = _constant(windows) or float(np.mean(np.abs(losses)))
-    return slope < -SURELY * error and -slope * len(losses) > CREEPS * size
-
-
-def growth(windows: Sequence[FlowRecord]) -> float:
-    """By what factor the first hidden layers' gradients grew from the first of the windows to the last: the median."""
-    ratios = []
-    for before, after in zip(windows[0].hidden, windows[-1].hidden, strict=False):
-        if before.gradient and after.gradient:
-            ratios.append(after.gradient / before.gradient)
-    return float(np.median(ratios)) if ratios else 0.0
-
-
-def signals(record: FlowRecord) -> dict[str, float]:
-    """For each layer with a kernel the scale of the gradient that comes back to it: of its kernel's gradient over the
-    scale of what goes into it."""
-    found, before = {}, None if record.inputs is None else math.hypot(record.inputs.mean, record.inputs.deviation)
-    for layer in record.layers:
-        if layer.weight is not None and layer.gradient is not None and before:
-            found[layer.name] = layer.gradient / before
-        if layer.activation is not None:
-            before = layer.activation
-    return found
 
 
 def _not_finite(record: FlowRecord) -> list[Finding]:
@@ -249,7 +170,7 @@ def _grown(history: Sequence[FlowRecord]) -> list[Finding]:
 
 def _without_skill(windows: Sequence[FlowRecord]) -> str:
     now, steps = windows[-1], sum(w.steps for w in windows)
-    constant = _constant(windows)
+    constant = constant_of(windows)
     if constant <= 0:
         return f"the loss is {now.loss:.4g} and was {windows[0].loss_first:.4g} {steps} steps ago"
     return f"the loss is {now.loss:.4g} after {steps} steps, no better than a constant answer ({constant:.4g})"
