@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import glob
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 
 from keras_relu_suite.callbacks.dead_neurons import _when_fit_is_left
+from keras_relu_suite.describe import describe
 from keras_relu_suite.errors import UsageError, one_line
 from keras_relu_suite.monitor.bounds import never_fired_bound
 from keras_relu_suite.monitor.record import SiteRecord, WindowRecord
@@ -129,7 +131,8 @@ class ReviveDeadNeurons(keras.callbacks.Callback):
             self._end_memory()
 
     def _begin(self) -> Watch:
-        self._watch = Watch(self.model, loops=False)
+        able = [glob.escape(site.name) for site in describe(self.model).sites if site.semantics.can_die]
+        self._watch = Watch(self.model, able or None, loops=False)
         self._memory = Memory(self.model)
         self._watch.attach()
         self._end_memory = self._memory.attach()
