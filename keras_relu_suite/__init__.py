@@ -51,6 +51,7 @@ _LAZY = {
     "probe": "keras_relu_suite.verify.probe:probe",
     "repair": "keras_relu_suite.monitor.repair:repair",
     "quantization_aware": "keras_relu_suite.export.qat:quantization_aware",
+    "reinitialize": "keras_relu_suite.monitor.reinitialize:reinitialize",
     "swap_activations": "keras_relu_suite.swap:swap_activations",
     "switch_pattern": "keras_relu_suite.analysis.affine:switch_pattern",
     "verify": "keras_relu_suite.verify",

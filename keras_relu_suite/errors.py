@@ -16,7 +16,8 @@
         │   └── FileRejected     it says that the model contradicts itself
         └── DeviceCrashed        its process died or hung on this model
 
-Beside it stands DeadUnitsWarning, which the monitor gives when it finds units dead.
+Beside it stand DeadUnitsWarning and TrainingWarning, which the monitors give when they find units dead, or a training
+that goes wrong.
 
 Every one of them is the user's to repair and is shown without a traceback on the command line. A bug of ours is
 never one of them: it keeps its own class and its traceback.
@@ -89,6 +90,10 @@ class DeviceCrashed(DeviceError):
 
 class DeadUnitsWarning(UserWarning):
     """Training found units dead that were not dead before."""
+
+
+class TrainingWarning(UserWarning):
+    """Training goes wrong: the text is a symptom with its cause and cure."""
 
 
 def one_line(error: BaseException) -> str:

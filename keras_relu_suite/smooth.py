@@ -92,7 +92,15 @@ _RESTS = {"elu": (True, False), "selu": (True, False), "sigmoid": (False, True),
 def saturated_beyond(kind: str, parameters: dict[str, Any], share: float = 0.05) -> tuple[float, float]:
     """(low, high): for x ≤ low and for x ≥ high the slope is below `share` of its maximum and the value near a bound
     other than 0. −inf and inf where there is no such bound."""
-    left, right = _RESTS.get(kind, (False, False))
+    return _edges(kind, parameters, share, _RESTS.get(kind, (False, False)))
+
+
+def flat_beyond(kind: str, parameters: dict[str, Any], share: float = 0.05) -> tuple[float, float]:
+    """The same for any bound, 0 included: beyond, next to no gradient passes."""
+    return _edges(kind, parameters, share, (True, True) if kind == "sigmoid" else _RESTS.get(kind, (False, False)))
+
+
+def _edges(kind: str, parameters: dict[str, Any], share: float, sides: tuple[bool, bool]) -> tuple[float, float]:
     slope = SMOOTH[kind].slope
     steepest = float(np.max(np.abs(slope(np.linspace(-8, 8, 1601), **parameters))))
 
@@ -106,4 +114,4 @@ def saturated_beyond(kind: str, parameters: dict[str, Any], share: float = 0.05)
                 inner = middle
         return sign * outer
 
-    return edge(-1.0) if left else -math.inf, edge(1.0) if right else math.inf
+    return edge(-1.0) if sides[0] else -math.inf, edge(1.0) if sides[1] else math.inf

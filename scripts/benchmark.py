@@ -24,6 +24,7 @@ from benchmarks.timing import Row  # noqa: E402  (the paths above must come firs
 
 AREAS: dict[str, str] = {
     "devices": "benchmarks.devices:run",
+    "diagnosis": "benchmarks.diagnosis.runner:run",
     "export": "benchmarks.export:run",
     "faults": "benchmarks.faults:run",
     "fuzz": "benchmarks.fuzz:run",

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import json
+import dataclasses
 import os
-import warnings
-import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import keras
-
 from keras_relu_suite import report
-from keras_relu_suite.callbacks.tensorboard import Board
+from keras_relu_suite.callbacks.fitting import FitMonitor, check_reaction, when_fit_is_left
 from keras_relu_suite.describe import Description
-from keras_relu_suite.errors import DeadUnitsWarning, MissingPackageError, UsageError, one_line
+from keras_relu_suite.errors import DeadUnitsWarning
+from keras_relu_suite.monitor import causes
 from keras_relu_suite.monitor.coverage import cover
+from keras_relu_suite.monitor.facts import Facts, facts_of, rate_of
 from keras_relu_suite.monitor.record import WindowRecord
+from keras_relu_suite.monitor.symptoms import CAUSES
 from keras_relu_suite.monitor.watch import EVERY, Watch
-from keras_relu_suite.report.files import check, write
 
 KEYS = ("dead_fraction", "dead_fraction_max", "dormant_fraction")
 
 
-class DeadNeuronMonitor(keras.callbacks.Callback):
+class DeadNeuronMonitor(FitMonitor):
     """Says after every epoch which units never fired on any sample of it.
 
     Counts inside the real training step, over every sample and position, in the mode (dropout, batch norm) and with the
@@ -51,7 +46,7 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
         log_dir: A folder for TensorBoard: fractions as scalars, firing rates as histograms.
 
     Attributes:
-        history: One `WindowRecord` per epoch.
+        history: One `WindowRecord` per epoch; where units are dead, its `symptoms` hold the most probable cause.
         lost: What the monitor could not do while training went on.
 
     Raises:
@@ -65,20 +60,13 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
         layers: Sequence[str] | str | None = None, granularity: str = "channel",
         path: str | os.PathLike[str] | None = None, log_dir: str | os.PathLike[str] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__()
-        if not (on_dead in ("warn", "stop", None) or callable(on_dead)):
-            raise UsageError(
-                f"Expected on_dead to be 'warn', 'stop', a function or None. Received: on_dead={on_dead!r}"
-            )
-        self.verbose, self.on_dead, self.layers, self.granularity = verbose, on_dead, layers, granularity
-        self.path = None if path is None else Path(path)
-        if self.path is not None:
-            check(self.path, (".json",))
-        self.log_dir = None if log_dir is None else Path(log_dir)
+        check_reaction("on_dead", on_dead)
+        super().__init__(verbose, path, log_dir)
+        self.on_dead, self.layers, self.granularity = on_dead, layers, granularity
         self.history: list[WindowRecord] = []
-        self.lost: list[str] = []
         self._watch: Watch | None = None
-        self._board: Board | None = None
+        self._facts: Facts | None = None
+        self._rates: list[float | None] = []
 
     def coverage(self) -> Description:
         """The sites that are watched, and by name what is not, with the reason."""
@@ -91,10 +79,8 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self.detach()
-        self._watch, self._board = None, None
-        self.history, self.lost = [], []
-        if self.log_dir is not None:
-            self._try("TensorBoard", self._open_board)
+        self._watch, self._facts, self._rates, self.history = None, None, [], []
+        self.begin()
         if self.model.built:
             self._begin()
         elif self.verbose:  # on TensorFlow, keras leaves building to the first step
@@ -116,22 +102,21 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
                 logs[key] = float("nan") if window is None else getattr(window, key)
         if window is None:
             return
+        self._rates.append(rate_of(self.model.optimizer))
+        window = self._explained(window)
         fresh = _newly_dead(self.history[-1] if self.history else None, window)
         self.history.append(window)
         if self.verbose:
             print("\n" + window.summary(), flush=True)
-        if self.path is not None:
-            self._try("the JSON of the run", functools.partial(self._write, self.path))
-        if self._board is not None:
-            self._try("TensorBoard", functools.partial(self._board.write, window))
+        self.keep(epoch, self._run, lambda: _series(window))
         if fresh:
-            self._react(window, fresh)
+            why = "".join(f"\n    probably {CAUSES[s.cause]}: {s.fix}" for s in window.symptoms)
+            self.react(self.on_dead, window, f"epoch {epoch + 1}: {fresh}{why}", DeadUnitsWarning)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         watch = self._watch
         self.detach()
-        if self._board is not None:
-            self._try("TensorBoard", self._board.close)
+        self.close()
         if self.verbose and self.history and watch is not None:
             failed = watch.coverage().unread
             print(report.window_text(self.history[-1].to_dict(), [(u.name, u.reason) for u in failed], self.lost))
@@ -150,55 +135,49 @@ class DeadNeuronMonitor(keras.callbacks.Callback):
         self._watch = Watch(model, self.layers, self.granularity, every, loops=False)
         self._watch.attach()
         self._watch.split()
-        _when_fit_is_left(self._watch)
+        when_fit_is_left(self._watch.detach)
+        self._facts = self.attempt("the facts of the model", lambda: facts_of(model))
+        self._rates = [rate_of(model.optimizer)]
         unread = self._watch.coverage().unread
         if self.verbose and unread:
             print("dead units, not watched: " + "; ".join(f"{u.name} ({u.reason})" for u in unread))
         return self._watch
 
-    def _open_board(self) -> None:
-        assert self.log_dir is not None
-        self._board = Board(self.log_dir)
-
     # What follows from a window.
 
     def _window(self, epoch: int) -> WindowRecord | None:
         _ = self.model  # makes keras bring JAX' state back into the variables
-        try:
-            window = None if self._watch is None else self._watch.take(epoch)
-            return window if window is not None and any(site.samples for site in window.sites) else None
-        except Exception as error:  # training goes on
-            self._say(f"the verdicts of epoch {epoch + 1}", error)
+        watch = self._watch
+        if watch is None:
             return None
+        window = self.attempt(f"the verdicts of epoch {epoch + 1}", lambda: watch.take(epoch))
+        return window if window is not None and any(site.samples for site in window.sites) else None
 
-    def _react(self, window: WindowRecord, fresh: str) -> None:
-        if self.on_dead == "stop":
-            self.model.stop_training = True
-            if self.verbose:
-                print(f"training stops: {fresh}")
-        elif self.on_dead == "warn":
-            warnings.warn(f"epoch {window.epoch + 1}: {fresh}", DeadUnitsWarning, stacklevel=2)
-        elif self.on_dead is not None:
-            self.on_dead(window)  # type: ignore[operator]
+    def _explained(self, window: WindowRecord) -> WindowRecord:
+        """With the cause of what is dead in it."""
+        facts = self._facts
+        if facts is None or not window.dead:
+            return window
+        symptoms = self.attempt("the cause", lambda: causes.of_window(window, facts, self._rates))
+        return dataclasses.replace(window, symptoms=symptoms or ())
 
-    def _write(self, path: Path) -> None:
+    def _run(self) -> dict[str, Any]:
         windows = [window.to_dict() for window in self.history]
         unread = [{"name": u.name, "reason": u.reason} for u in self.coverage().unread]
-        run = {"schema_version": 1, "kind": "dead_neurons", "model": self.model.name, "not_watched": unread,
-               "lost": self.lost, "epochs": windows}  # fmt: skip
-        write(path, json.dumps(run, indent=1).encode())
+        return {"schema_version": 1, "kind": "dead_neurons", "model": self.model.name, "not_watched": unread,
+                "lost": self.lost, "epochs": windows}  # fmt: skip
 
-    def _try(self, what: str, action: Callable[[], Any]) -> None:
-        try:
-            action()
-        except MissingPackageError:
-            raise  # the user's to repair, before training
-        except Exception as error:  # training goes on
-            self._say(what, error)
 
-    def _say(self, what: str, error: Exception) -> None:
-        self.lost.append(f"{what}: {one_line(error)}")
-        print(f"\nDeadNeuronMonitor lost {self.lost[-1]}; training goes on", flush=True)
+def _series(window: WindowRecord) -> dict[str, Any]:
+    """For TensorBoard: the fractions of each site as numbers, its firing rates as a histogram."""
+    found: dict[str, Any] = {key: getattr(window, key) for key in KEYS}
+    for site in window.sites:
+        if site.seen:
+            found[f"dead_fraction/{site.name}"] = site.dead_fraction
+            found[f"dormant_fraction/{site.name}"] = len(site.dormant) / site.units
+        if site.rates:
+            found[f"firing_rate/{site.name}"] = site.rates
+    return found
 
 
 def _newly_dead(before: WindowRecord | None, now: WindowRecord) -> str:
@@ -210,14 +189,3 @@ def _newly_dead(before: WindowRecord | None, now: WindowRecord) -> str:
         if new:
             found.append(f"{len(new)} of {site.units} units of {site.name!r}")
     return f"newly dead: {', '.join(found)} never fired in {now.sites[0].samples} samples" if found else ""
-
-
-def _when_fit_is_left(watch: Any) -> None:
-    """Detach when keras drops its list of callbacks: fit has no hook for an exception."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, keras.callbacks.CallbackList):
-            weakref.finalize(caller, watch.detach)
-            return
-        frame = frame.f_back

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,9 +11,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_relu_suite import structure
 from keras_relu_suite.describe import Description, Unread
 from keras_relu_suite.errors import UsageError
+from keras_relu_suite.monitor import turns
 from keras_relu_suite.monitor.counter import Counter, Tally
 from keras_relu_suite.monitor.coverage import Coverage, broken, cover, unit_slopes
 from keras_relu_suite.monitor.record import WindowRecord
@@ -22,7 +21,6 @@ from keras_relu_suite.monitor.steps import SAMPLES, Steps
 from keras_relu_suite.monitor.verdict import Counts, Past, judge
 
 EVERY = 61
-FUNCTIONS = ("train_function", "test_function", "predict_function")
 _ATTACHED: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Watch]] = weakref.WeakKeyDictionary()
 
 
@@ -58,7 +56,7 @@ class Watch:
         self.model, self.every = model, every
         self.covered: Coverage = cover(model, layers, granularity)
         self.ran = False
-        replicated = _replicas(model) > 1
+        replicated = replicas(model) > 1
         with model.distribute_strategy.scope() if replicated else contextlib.nullcontext():
             self._tally = Tally(
                 [Counter(c.name, self.covered.sites[c.site], c.units, c.size) for c in self.covered.calls], replicated
@@ -89,25 +87,11 @@ class Watch:
                 other.detach()
         self._undo = self._steps.attach()
         _ATTACHED.setdefault(self.model, weakref.WeakSet()).add(self)
-        self._forget()
+        turns.forget(self.model)
 
     def split(self) -> None:
-        """Make the model's train function anew, as two: one that counts in full, called at every `every`-th turn, and
-        one for the turns between. A condition inside a single one would make the backend keep gradients and
-        activations for it at every step, which costs more than all counting. The price is to compile twice."""
-        model, steps = self.model, self._steps
-        between, sampled = structure.train_functions(model, 2)
-        turns = itertools.count()
-
-        def train_function(*arguments: Any) -> Any:
-            # Read while a function is traced, by whatever thread.
-            steps.decided = next(turns) % self.every == 0
-            try:
-                return (sampled if steps.decided else between)(*arguments)
-            finally:
-                steps.decided = None
-
-        model.train_function = train_function
+        """Count in full at every `every`-th turn of `fit` alone: see `turns.split`."""
+        turns.split(self.model, self._steps, self.every)
 
     def exact_only(self) -> None:
         """Make the model's train function anew, one that samples nothing: verdicts then hold what is exact alone,
@@ -123,7 +107,8 @@ class Watch:
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
         undo()
-        self._forget()
+        turns.leave(self.model, self._steps)
+        turns.forget(self.model)
         _ATTACHED.get(self.model, set()).discard(self)
 
     def take(self, epoch: int = 0) -> WindowRecord:
@@ -154,12 +139,6 @@ class Watch:
         site = self.covered.sites[call.site]
         return unit_slopes(site, call.units, call.size) if site.semantics.piecewise_linear else None
 
-    def _forget(self) -> None:
-        """The traced steps hold the activations as they were: have keras trace them anew when they are needed."""
-        for name in FUNCTIONS:
-            if getattr(self.model, name, None) is not None:
-                setattr(self.model, name, None)
-
 
 def watch(
     model: keras.Model, layers: Sequence[str] | str | None = None, granularity: str = "channel", every: int = EVERY
@@ -169,7 +148,7 @@ def watch(
     return Watch(model, layers, granularity, every)
 
 
-def _replicas(model: keras.Model) -> int:
+def replicas(model: keras.Model) -> int:
     """How many replicas of TensorFlow train the model; JAX' distribution needs no copies.
 
     Raises:

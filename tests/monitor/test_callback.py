@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import keras_relu_suite as krs
-from keras_relu_suite.callbacks import dead_neurons
+from keras_relu_suite.callbacks import fitting
 from keras_relu_suite.errors import DeadUnitsWarning, MissingPackageError, ModelError, UsageError
 
 K = keras.layers
@@ -180,7 +180,7 @@ def full(*arguments, **keywords):
 def test_a_disk_that_fills_is_told_and_training_goes_on(tmp_path, monkeypatch, capsys):
     path = tmp_path / "run.json"
     monitor = krs.callbacks.DeadNeuronMonitor(on_dead=None, path=path)
-    fills = At(1, lambda m: monkeypatch.setattr(dead_neurons, "write", full))
+    fills = At(1, lambda m: monkeypatch.setattr(fitting, "write", full))
     history = fit(network(), fills, monitor, epochs=3)
     assert len(history.epoch) == len(monitor.history) == 3
     assert len(json.loads(path.read_text())["epochs"]) == 1  # what was there is whole

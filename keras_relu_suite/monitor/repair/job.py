@@ -134,6 +134,8 @@ class Job:
         """Repairs the cases; returns the outputs after that."""
         ties = [case.ties for case in cases]
         lost = signals.silent(was, self.silence)
+        if self.silence < signals.FAINT:  # a head that starts from zeros is silent as well, and nothing is lost
+            lost &= any(case.ties.maker is not None and len(case.units) == case.ties.maker.units for case in cases)
         if lost:  # then every site counts, and not those with dead units alone
             graphs = list(wiring.graphs_of(self.model)) if wiring.can_be_read(self.model) else []
             known = {one.site.name: one for one in ties}

@@ -1,7 +1,7 @@
 """What the optimizer remembers of weights that were drawn anew.
 
-A slot of an optimizer has the shape of its weight. There are two kinds (of an optimizer that keras does not have, what is
-nowhere negative is of the second):
+A slot of an optimizer has the shape of its weight. There are two kinds (of an optimizer that keras does not have, what
+is nowhere negative is of the second):
 
 - a *direction* (momentum m, of either sign) is set to 0: the new weight has moved nowhere yet;
 - a *magnitude* (Adam's v and v̂, RMSprop's and Adagrad's sums, never negative) is set to its mean over those weights of

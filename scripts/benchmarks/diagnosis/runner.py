@@ -1,0 +1,161 @@
+"""`scripts/benchmark.py diagnosis`: all families, all seeds, every detector over the same fits; then the cures that
+were printed, then `ReviveDeadNeurons`.
+
+Thresholds were tuned on the seeds 0 to 19. The figures are of 100 to 119 and of the families in `later`, both run once,
+after that. Environment: KRS_SEEDS=0-19 takes other seeds, KRS_FAMILIES="deep*,raw*" other families (shell wildcards),
+KRS_JOBS=2 as many processes, KRS_PARTS=detection,cures,revive some parts alone: cures then takes the cases that
+detection wrote beside `--out`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.diagnosis.case import Case, Told
+from benchmarks.diagnosis.cure import Cure
+from benchmarks.diagnosis.figures import OURS, cured, cures_table, rows, table
+from benchmarks.timing import Row
+
+TUNED, HELD_OUT, QUICK = "0-19", "100-119", "0"
+PARTS = "detection,cures,revive"
+
+
+def run(quick: bool, out: Path | None) -> list[Row]:
+    seeds = _range(os.environ.get("KRS_SEEDS") or (QUICK if quick else HELD_OUT))
+    names = chosen(os.environ.get("KRS_FAMILIES") or "*")
+    parts = (os.environ.get("KRS_PARTS") or PARTS).split(",")
+    cases: list[Case] = []
+    found: list[Row] = []
+    if "detection" in parts:
+        cases = sorted(gather(run_family, [(n, seeds) for n in names]), key=lambda c: (names.index(c.family), c.seed))
+        _write(out, "cases", [case.to_dict() for case in cases])
+        print("\n".join(table(cases)), flush=True)
+        found += _shown(rows(cases))
+    elif out is not None and "cures" in parts:
+        cases = [Case.of(given) for given in json.loads(_beside(out, "cases").read_text())]
+    if "cures" in parts:
+        failing = {name: [c for c in cases if c.fails and c.family == name] for name in names}
+        cures = list(gather(cure_family, [(name, mine) for name, mine in failing.items() if mine]))
+        _write(out, "cures", [cure.to_dict() for cure in cures])
+        print("\n".join(cures_table(cures)), flush=True)
+        found += _shown([cured(cures)])
+    if "revive" in parts:
+        found += reviving(seeds, quick, out)
+    return found
+
+
+def reviving(seeds: list[int], quick: bool, out: Path | None) -> list[Row]:
+    """Both stacks with all seeds, the healthy families with a quarter of them."""
+    from benchmarks.diagnosis import revive
+
+    few = seeds[: max(1, len(seeds) // 4)]
+    ends = [*gather(revive.stack, [(name, seeds) for name in revive.STACKS])]
+    ends += gather(revive.healthy, [(name, few) for name in revive.rectified()])
+    _write(out, "revive", [asdict(end) for end in ends])
+    return _shown(revive.rows(ends)) + revive.time(quick)
+
+
+def chosen(patterns: str) -> list[str]:
+    """The names of the families that fit one of the patterns, in order."""
+    from benchmarks.diagnosis.families import ALL
+
+    wanted = [p.strip() for p in patterns.split(",")]
+    return [f.name for f in ALL if any(fnmatch.fnmatchcase(f.name, p) for p in wanted)]
+
+
+def gather(work: Callable[..., list[Any]], jobs: list[tuple[str, Any]]) -> Iterator[Any]:
+    """What `work` gives for each job (the name of a family, and what more it needs), in as many processes as KRS_JOBS
+    says, as it comes."""
+    processes = int(os.environ.get("KRS_JOBS") or 1)
+    begun = time.perf_counter()
+    if processes == 1:
+        for job in jobs:
+            yield from work(*job)
+            print(f"# {time.perf_counter() - begun:6.0f} s  {job[0]}", flush=True)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
+        waiting = {pool.submit(work, *job): job[0] for job in jobs}
+        for done in as_completed(waiting):
+            yield from done.result()
+            print(f"# {time.perf_counter() - begun:6.0f} s  {waiting[done]}", flush=True)
+
+
+def run_family(name: str, seeds: list[int]) -> list[Case]:
+    """Train every seed of a family once, with every detector there, and judge it."""
+    from benchmarks.diagnosis import family, ours, rules, snapshot, truth
+    from benchmarks.diagnosis.families import named
+
+    alone()
+    which = named(name)
+    bench = family.Bench(which)
+    snapshots = snapshot.Snapshots(bench.model, which.task.loss)
+    cases = []
+    for seed in seeds:
+        data = family.data(which, seed)
+        bench.begin(seed)
+        recorder, monitors = snapshot.Recorder(snapshots, which, data), ours.monitors()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # sums over what is not finite
+            bench.fit(data, [*monitors, recorder])
+            true = truth.judge(which, data.y, recorder.whole, recorder.step_losses)
+            notes = rules.Notes.of(recorder)
+            told = {OURS: ours.told(monitors)}
+            for rule, function in rules.RULES.items():
+                report = function(notes)
+                told[rule] = () if report is None else (Told(report.epoch, report.told, report.kinds),)
+        cases.append(
+            Case(name, seed, which.fails, which.epochs, which.onset, which.patience, true.skill, true.fails, true.wrong,
+                 told)  # fmt: skip
+        )
+    return cases
+
+
+def cure_family(name: str, failing: list[Case]) -> list[Cure]:
+    """Train those that failed once more, each with the line that was printed for it."""
+    from benchmarks.diagnosis import fixes
+    from benchmarks.diagnosis.families import named
+
+    alone()
+    return [fixes.cure(named(name), case, OURS) for case in failing]
+
+
+def alone() -> None:
+    """One thread: such networks are too small for more, and several processes share the machine."""
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+    except RuntimeError:  # TensorFlow has begun
+        pass
+
+
+def _shown(found: list[Row]) -> list[Row]:
+    for row in found:
+        row.show()
+    return found
+
+
+def _beside(out: Path, what: str) -> Path:
+    return out.with_name(f"{out.stem}-{what}.json")
+
+
+def _write(out: Path | None, what: str, content: Any) -> None:
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _beside(out, what).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _range(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1))
