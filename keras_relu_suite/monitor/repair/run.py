@@ -24,9 +24,9 @@ def repair(
     that the network computes what it did (to rounding); it learns from the next step on. With `data` its inputs get
     the spread and its activation the firing rate that the living units of its layer have. Where not everything that
     reads a unit can be made deaf to it (a shortcut, an output), its bias is shifted instead, until it fires: for that
-    data are needed, and the function changes. If a whole layer is dead and the outputs do not depend on the data at all,
-    there is nothing to preserve: then layer by layer from the input dead units are drawn anew and scaled so that the signal comes through.
-    Units that merely fire rarely are left alone.
+    data are needed, and the function changes. If a whole layer is dead and the outputs do not depend on the data at
+    all, there is nothing to preserve: then layer by layer from the input dead units are drawn anew and scaled so that
+    the signal comes through. Units that merely fire rarely are left alone.
 
     A `Symptom` of the diagnosis may ask for something else by its `remedy`: `shift_bias`, `leaky` (a slope of 0.2 on
     the flat side), `cut_learning_rate` (by 10), `clip_gradients` (norm 1).
