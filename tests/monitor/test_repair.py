@@ -12,13 +12,18 @@ import keras_relu_suite as krs
 from keras_relu_suite import wiring
 from keras_relu_suite.describe import describe
 from keras_relu_suite.errors import CalibrationError, ModelError, UsageError
-from keras_relu_suite.monitor.repair import run as running
-from keras_relu_suite.monitor.repair import slots
+from keras_relu_suite.monitor.repair import job, slots
 from keras_relu_suite.monitor.repair.ties import tie
 from keras_relu_suite.monitor.symptoms import Symptom
 
 K = keras.layers
 N = 96
+
+
+def compiled(model, optimizer="sgd"):
+    """Without tracing, which would take most of the time here."""
+    model.compile(optimizer, "mse", run_eagerly=True)
+    return model
 
 
 def inputs(model, seed=0):
@@ -41,7 +46,7 @@ def kill(model, unit=1, layer="made", bias=-100.0):
 
 def settled(model):
     """Moving statistics of batch normalisation as they are after training on the data."""
-    model.compile("sgd", "mse")
+    compiled(model)
     x = inputs(model)
     for layer in model.layers:
         if isinstance(layer, K.BatchNormalization):
@@ -78,8 +83,8 @@ def transposed():
 
 
 def flattened():
-    layers = K.Conv2D(4, 3, activation="relu", name="made"), K.MaxPooling2D(), K.ZeroPadding2D(1), K.Flatten(), K.Dense(2)
-    return kill(stack((6, 6, 2), *layers))
+    layers = K.Conv2D(4, 3, activation="relu", name="made"), K.MaxPooling2D(), K.ZeroPadding2D(1), K.Flatten()
+    return kill(stack((6, 6, 2), *layers, K.Dense(2)))
 
 
 def depthwise():
@@ -117,7 +122,7 @@ def normalised_before_a_shortcut():
 def several_readers():
     x = keras.Input((5,))
     y = K.Dense(4, "relu", name="made")(x)
-    return kill(keras.Model(x, K.Add()([K.Dense(3)(y), K.Dense(3, "tanh")(K.ReLU()(y))])))
+    return kill(keras.Model(x, K.Add()([K.Dense(3)(y), K.Dense(3, "tanh")(K.LeakyReLU(0.1)(y))])))
 
 
 def concatenated():
@@ -127,23 +132,25 @@ def concatenated():
 
 
 def nested():
+    """The reader stands in the same inner model."""
     inner = stack((5,), K.Dense(4, "relu", name="made"), K.Dense(3))
-    return kill(keras.Sequential([keras.Input((5,)), inner, K.Dense(2)]), layer_in(inner))
-
-
-def layer_in(inner):
-    inner.get_layer("made").bias.assign([0, -100, 0, 0])
-    return 0
+    kill(inner)
+    return keras.Sequential([keras.Input((5,)), inner, K.Dense(2)])
 
 
 QUIET = [
     dense, dense_layer_of_its_own, conv1d, conv2d, conv3d, transposed, flattened, depthwise, read_by_depthwise,
-    separable, normalised, normalised_after, normalised_before_a_shortcut, several_readers, concatenated,
+    separable, normalised, normalised_after, normalised_before_a_shortcut, several_readers, concatenated, nested,
 ]  # fmt: skip
 
 
+def diagnosed(model, x, **arguments):
+    model.run_eagerly = True
+    return krs.diagnose(model, x, **arguments)
+
+
 def dead(model, x):
-    return {(site.name, unit) for site in krs.diagnose(model, x).window.sites for unit in (*site.dead, *site.stuck)}
+    return {(site.name, unit) for site in diagnosed(model, x).window.sites for unit in (*site.dead, *site.stuck)}
 
 
 def all_of(model):
@@ -160,14 +167,14 @@ def same(a, b):
 def test_a_unit_comes_back_without_a_change_of_the_function(build, with_data):
     model = build()
     x = inputs(model)
-    model.compile(keras.optimizers.Adam(1e-3), "mse", jit_compile=False)
+    compiled(model, keras.optimizers.Adam(1e-3))
     (victim,) = dead(model, x)
-    before, outputs = all_of(model), model.predict(x, verbose=0)
-    log = krs.repair(model, krs.diagnose(model, x), data=x if with_data else None)
+    before, outputs = all_of(model), model(x).numpy()
+    log = krs.repair(model, diagnosed(model, x), data=x if with_data else None)
     assert log and log.revived == 1 and not log.left, log.summary()
     (action,) = log.actions
     assert action.remedy == "reinitialise" and action.units == (victim[1],) and action.keeps_function
-    moved = np.abs(model.predict(x, verbose=0) - outputs).max()
+    moved = np.abs(model(x).numpy() - outputs).max()
     assert moved <= 1e-5
     if with_data:
         assert log.function_change <= 1e-5 and action.before["firing_rate"] == 0
@@ -184,7 +191,7 @@ def test_a_unit_comes_back_without_a_change_of_the_function(build, with_data):
     if log is not None:
         log.undo()
         assert same(before, all_of(model))
-        krs.repair(model, krs.diagnose(model, x), data=x)
+        krs.repair(model, diagnosed(model, x), data=x)
         was = incoming.read()
         model.fit(x, np.ones((N, *model.output_shape[1:])), epochs=3, verbose=0)
         assert all((part.read() != 0).any() for part in outgoing), "what reads the unit has learned"
@@ -196,9 +203,9 @@ def test_a_unit_whose_weights_stay_zero_would_be_seen():
     """The check above says no where nothing is muted: outgoing weights that live on change the function."""
     model = dense()
     x = inputs(model)
-    outputs = model.predict(x, verbose=0)
+    outputs = model(x).numpy()
     model.get_layer("made").bias.assign(np.zeros(4))
-    assert np.abs(model.predict(x, verbose=0) - outputs).max() > 1e-5
+    assert np.abs(model(x).numpy() - outputs).max() > 1e-5
 
 
 # What cannot be made deaf.
@@ -245,10 +252,10 @@ def test_where_nothing_can_be_muted_the_bias_is_shifted_and_the_change_is_told(b
     model = build()
     x = np.random.default_rng(0).standard_normal((N, 4 if build is shortcut else 5)).astype("float32")
     before, outputs = all_of(model), model(x).numpy()
-    blind = krs.repair(model, krs.diagnose(model, x))
+    blind = krs.repair(model, diagnosed(model, x))
     assert not blind and reason in blind.left[0].reason and "with data=" in blind.left[0].reason
     assert same(before, all_of(model))
-    log = krs.repair(model, krs.diagnose(model, x), data=x)
+    log = krs.repair(model, diagnosed(model, x), data=x)
     (action,) = log.actions
     assert action.remedy == "shift_bias" and not action.keeps_function and "function changes" in log.summary()
     assert log.function_change == pytest.approx(np.abs(model(x).numpy() - outputs).max(), rel=1e-4)
@@ -262,11 +269,12 @@ def test_a_shift_that_a_symptom_asks_for_goes_to_the_layers_median_rate():
     model = dense()
     x = inputs(model)
     living = np.median([(model.get_layer("made")(x).numpy()[:, u] > 0).mean() for u in (0, 2, 3)])
-    found = krs.diagnose(model, x)
+    found = diagnosed(model, x)
     log = krs.repair(model, Both(found.window, (symptom("shift_bias", "made"),)), data=x)
     (action,) = log.actions
     assert action.remedy == "shift_bias"
-    assert (model.get_layer("made")(x).numpy()[:, 1] > 0).mean() == pytest.approx(np.clip(living, 0.1, 0.9), abs=1.5 / N)
+    rate = (model.get_layer("made")(x).numpy()[:, 1] > 0).mean()
+    assert rate == pytest.approx(np.clip(living, 0.1, 0.9), abs=1.5 / N)
 
 
 class Both:
@@ -285,7 +293,7 @@ def test_a_unit_that_gets_the_same_from_all_samples_is_not_shifted():
     model.get_layer("made").kernel.assign(np.zeros((5, 4)))
     x = inputs(model)
     model.get_layer("made").bias.assign([1, -1, 1, 1])
-    log = krs.repair(model, krs.diagnose(model, x[:1]), data=x[:1])
+    log = krs.repair(model, diagnosed(model, x[:1]), data=x[:1])
     assert not log and "the same for all samples" in log.left[0].reason
 
 
@@ -299,7 +307,7 @@ def test_without_a_bias_there_is_nothing_to_shift():
     kernel = np.array(model.get_layer("made").kernel)
     kernel[:, 1] = -np.abs(kernel[:, 1])
     model.get_layer("made").kernel.assign(kernel)
-    log = krs.repair(model, krs.diagnose(model, x), data=x)
+    log = krs.repair(model, diagnosed(model, x), data=x)
     assert "made has no bias to shift" in " ".join(left.reason for left in log.left)
 
 
@@ -310,7 +318,7 @@ def test_without_a_bias_a_redrawn_unit_still_fires():
     kernel[:, :3] = -np.abs(kernel[:, :3])
     kernel[:, 3] = np.abs(kernel[:, 3])
     model.get_layer("made").kernel.assign(kernel)
-    log = krs.repair(model, krs.diagnose(model, x), data=x)
+    log = krs.repair(model, diagnosed(model, x), data=x)
     assert log.revived == 3 and not dead(model, x)
 
 
@@ -340,14 +348,14 @@ def after_add():
 
 @pytest.mark.parametrize(
     ("build", "reason"),
-    [(frozen, "is frozen"), (shared, "shared"), (two_read_the_input, "not the only one"), (after_add, "has 2 inputs")],
+    [(frozen, "is frozen"), (shared, "shared"), (two_read_the_input, "not the only one"), (after_add, "Add), which")],
     ids=["frozen", "shared", "two_read_the_input", "after_add"],
 )
 def test_what_cannot_be_repaired_is_left_alone_with_the_reason(build, reason):
     model = build()
     x = inputs(model)
     before = all_of(model)
-    log = krs.repair(model, krs.diagnose(model, x), data=x)
+    log = krs.repair(model, diagnosed(model, x), data=x)
     assert not log and log.left and all(reason in left.reason for left in log.left), log.summary()
     assert same(before, all_of(model)) and "left alone" in log.summary()
 
@@ -355,18 +363,18 @@ def test_what_cannot_be_repaired_is_left_alone_with_the_reason(build, reason):
 def test_positions_are_no_units_that_can_be_repaired():
     model = conv2d()
     x = inputs(model)
-    log = krs.repair(model, krs.diagnose(model, x, granularity="position"), data=x)
+    log = krs.repair(model, diagnosed(model, x, granularity="position"), data=x)
     assert not log and "positions" in log.left[0].reason
 
 
 def test_a_stuck_unit_is_shifted():
-    model = stack((5,), K.Dense(4, "hard_tanh" if hasattr(keras.activations, "hard_tanh") else "relu6", name="made"), K.Dense(2))
+    model = stack((5,), K.Dense(4, "hard_tanh", name="made"), K.Dense(2))
     x = np.sign(inputs(model))
     kernel = np.array(model.get_layer("made").kernel)
     kernel[:, 1] = [100, 0, 0, 0, 0]
     model.get_layer("made").kernel.assign(kernel)
     assert ("made", 1) in dead(model, x)
-    log = krs.repair(model, krs.diagnose(model, x), data=x)
+    log = krs.repair(model, diagnosed(model, x), data=x)
     assert [a.remedy for a in log.actions] == ["shift_bias"]
 
 
@@ -377,7 +385,7 @@ def test_a_stuck_unit_is_shifted():
 def test_nothing_but_the_dead_unit_is_touched(build):
     model = build()
     x = inputs(model)
-    model.compile(keras.optimizers.Adam(), "mse")
+    compiled(model, "adam")
     model.fit(x, np.ones((N, *model.output_shape[1:])), verbose=0)
     ((name, unit),) = dead(model, x)
     site = next(site for site in describe(model).sites if site.name == name)
@@ -396,7 +404,7 @@ def test_nothing_but_the_dead_unit_is_touched(build):
         allowed[id(slot)] = bias
     variables = [*model.weights, *model.optimizer.variables]
     before = [np.array(v) for v in variables]
-    krs.repair(model, krs.diagnose(model, x), data=x)
+    krs.repair(model, diagnosed(model, x), data=x)
     for variable, was in zip(variables, before, strict=True):
         now = np.array(variable)
         rest = ~allowed.get(id(variable), np.zeros(now.shape, bool))
@@ -408,7 +416,7 @@ def test_where_nothing_is_dead_nothing_is_done():
     model.get_layer("made").bias.assign(np.zeros(4))
     x = inputs(model)
     before = all_of(model)
-    log = krs.repair(model, krs.diagnose(model, x), data=x)
+    log = krs.repair(model, diagnosed(model, x), data=x)
     assert not log and not log.left and log.function_change is None and "nothing repaired" in log.summary()
     assert same(before, all_of(model))
 
@@ -418,7 +426,7 @@ def test_a_unit_that_fires_once_is_not_touched():
     x = inputs(model)
     z = x @ np.array(model.get_layer("made").kernel)[:, 1]
     model.get_layer("made").bias.assign([0, -np.sort(z)[-2:].mean(), 0, 0])
-    assert not krs.repair(model, krs.diagnose(model, x), data=x)
+    assert not krs.repair(model, diagnosed(model, x), data=x)
 
 
 def test_redrawn_weights_are_others_than_the_layer_began_with():
@@ -426,7 +434,7 @@ def test_redrawn_weights_are_others_than_the_layer_began_with():
     model = dense()
     first = np.array(model.get_layer("made").kernel)
     x = inputs(model)
-    krs.repair(model, krs.diagnose(model, x))
+    krs.repair(model, diagnosed(model, x))
     now = np.array(model.get_layer("made").kernel)
     assert (now[:, [0, 2, 3]] == first[:, [0, 2, 3]]).all() and not np.isin(now[:, 1], first).any()
 
@@ -434,7 +442,7 @@ def test_redrawn_weights_are_others_than_the_layer_began_with():
 def test_a_poor_initializer_is_replaced_by_that_for_rectifiers():
     poor = keras.initializers.RandomUniform(-1e-6, 1e-6)
     model = kill(stack((200,), K.Dense(4, "relu", kernel_initializer=poor, name="made"), K.Dense(2)))
-    krs.repair(model, krs.diagnose(model, inputs(model)))
+    krs.repair(model, diagnosed(model, inputs(model)))
     assert np.array(model.get_layer("made").kernel)[:, 1].std() == pytest.approx(np.sqrt(2 / 200), rel=0.25)
 
 
@@ -461,7 +469,7 @@ def test_signal_and_gradient_come_through_a_network_that_was_dead(seed):
     x = inputs(model)
     kept = [np.array(w) for w in model.layers[0].weights]
     assert np.ptp(model(x)) == 0
-    log = krs.repair(model, krs.diagnose(model, x), data=x)
+    log = krs.repair(model, diagnosed(model, x), data=x)
     assert np.ptp(model(x)) > 0.1 and log.function_change > 0.1
     assert not any(action.keeps_function for action in log.actions)
     with tf.GradientTape() as tape:
@@ -479,7 +487,7 @@ def test_a_dead_branch_beside_a_living_one_does_not_change_the_function():
     model.get_layer("made").bias.assign(np.full(4, -100))
     data = inputs(model)
     outputs = model(data).numpy()
-    log = krs.repair(model, krs.diagnose(model, data), data=data)
+    log = krs.repair(model, diagnosed(model, data), data=data)
     assert log.revived == 4 and not dead(model, data)
     assert np.abs(model(data) - outputs).max() <= 1e-5
 
@@ -508,7 +516,7 @@ DIRECTIONS = ("momentum", "momentums", "_momentums", "_m", "_average_gradients",
 def test_the_optimizer_forgets_these_slices_and_no_others(name):
     model = dense()
     x = inputs(model)
-    model.compile(OPTIMIZERS[name](), "mse", jit_compile=False)
+    compiled(model, OPTIMIZERS[name]())
     model.fit(x, np.random.default_rng(1).standard_normal((N, 2)), epochs=2, batch_size=16, verbose=0)
     made, reads = model.get_layer("made"), model.layers[1]
     expected = {id(made.kernel): np.s_[:, 1], id(made.bias): np.s_[1], id(reads.kernel): np.s_[1]}
@@ -516,7 +524,7 @@ def test_the_optimizer_forgets_these_slices_and_no_others(name):
     held = slots.slots(model.optimizer)
     assert held, "no slots were found"
     before = {slot: [np.array(v) for v in variables] for slot, variables in held.items()}
-    log = krs.repair(model, krs.diagnose(model, x), data=x)
+    log = krs.repair(model, diagnosed(model, x), data=x)
     for slot, variables in held.items():
         for weight, variable, was in zip(optimizer._trainable_variables, variables, before[slot], strict=True):
             now, index = np.array(variable), expected.get(id(weight))
@@ -538,22 +546,30 @@ def test_the_optimizer_forgets_these_slices_and_no_others(name):
         assert same(before[slot], [np.array(v) for v in variables])
 
 
-def test_an_update_right_after_a_repair_is_no_larger_than_its_neighbours():
-    """From v = 0 Adam at step t = 2000 would make 3.16 learning rates at once and more than 6 soon after."""
+@pytest.mark.parametrize("from_zero", [False, True], ids=["as_it_is", "v_from_zero"])
+def test_an_update_right_after_a_repair_is_no_larger_than_its_neighbours(from_zero, monkeypatch):
+    """From v = 0 Adam at step t = 2000 makes 3.16 learning rates at once and more than 6 soon after."""
+    if from_zero:
+        monkeypatch.setattr(slots.Slots, "_start", lambda self, name, at, part: 0.0)
     model = dense()
     x = inputs(model)
-    model.compile(keras.optimizers.Adam(1e-4), "mse", jit_compile=False)
+    compiled(model, keras.optimizers.Adam(1e-4))
     y = np.random.default_rng(1).standard_normal((N, 2))
     model.fit(x, y, epochs=1, verbose=0)
-    model.optimizer.iterations.assign(2000)
-    krs.repair(model, krs.diagnose(model, x), data=x)
+    model.optimizer.iterations.assign(20000)
+    for v in model.optimizer._velocities:  # what it converges to, with the gradients of these three steps
+        v.assign(v / (1 - 0.999**3))
+    krs.repair(model, diagnosed(model, x), data=x)
     reads = model.layers[1].kernel
     steps = []
     for _ in range(12):
         was = np.array(reads)[1]
         model.train_on_batch(x, y)
         steps.append(np.abs(np.array(reads)[1] - was).max() / 1e-4)
-    assert 0 < steps[0] < 1.0 and max(steps) < 3.0, steps
+    if from_zero:
+        assert steps[0] == pytest.approx(3.16, abs=0.05) and max(steps) > 5, steps
+    else:
+        assert 0 < steps[0] < 0.5 and max(steps) < 3.0, steps
 
 
 @pytest.mark.parametrize("kind", ["Ftrl", "ScheduleFreeAdamW"])
@@ -561,10 +577,10 @@ def test_an_optimizer_that_keeps_the_weights_itself_is_refused(kind):
     if not hasattr(keras.optimizers, kind):
         pytest.skip(f"this keras has no {kind}")
     model = dense()
-    model.compile(getattr(keras.optimizers, kind)(), "mse")
+    compiled(model, getattr(keras.optimizers, kind)())
     before = all_of(model)
     with pytest.raises(UsageError, match=f"train with another one.*Received: optimizer={kind}"):
-        krs.repair(model, krs.diagnose(model, inputs(model)))
+        krs.repair(model, diagnosed(model, inputs(model)))
     assert same(before, all_of(model))
 
 
@@ -574,7 +590,7 @@ def test_an_optimizer_of_a_loop_of_ones_own():
     optimizer.build(model.trainable_variables)
     for slot in optimizer.momentums:
         slot.assign(np.full(slot.shape, 7.0))
-    krs.repair(model, krs.diagnose(model, inputs(model)), optimizer=optimizer)
+    krs.repair(model, diagnosed(model, inputs(model)), optimizer=optimizer)
     assert (np.array(optimizer.momentums[0]) == [7, 0, 7, 7]).all()
 
 
@@ -590,8 +606,7 @@ def test_a_leaky_slope_in_place_and_back():
     outputs = model.predict(x, verbose=0)
     log = krs.repair(model, (symptom("leaky"),), data=x)
     assert [a.where for a in log.actions] == ["a", "b", "c"] and not log.actions[0].keeps_function
-    kinds = {site.name: (site.semantics.kind, float(site.semantics.slopes[0].ravel()[0])) for site in describe(model).sites}
-    assert all(slope == pytest.approx(0.2) for _, slope in kinds.values())
+    assert [site.semantics.slopes[0].item() for site in describe(model).sites] == pytest.approx([0.2] * 3)
     moved = np.abs(model.predict(x, verbose=0) - outputs).max()
     assert moved > 1e-4 and log.function_change == pytest.approx(moved, rel=1e-3)
     assert keras.models.model_from_json(model.to_json()).layers[0].activation is keras.activations.leaky_relu
@@ -619,7 +634,7 @@ def test_a_learning_rate_is_cut_and_gradients_are_clipped():
 def test_settings_that_cannot_be_changed_are_told():
     model = stack((5,), K.Dense(4, "relu6", name="a"), K.Dense(4), K.Dense(2))
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
-    model.compile(keras.optimizers.SGD(schedule, clipnorm=2.0), "mse")
+    compiled(model, keras.optimizers.SGD(schedule, clipnorm=2.0))
     log = krs.repair(model, tuple(symptom(r) for r in ("cut_learning_rate", "clip_gradients")))
     assert not log and [left.where for left in log.left] == ["optimizer"] * 2
     assert "follows a schedule" in log.left[0].reason and "clipnorm=2.0" in log.left[1].reason
@@ -646,7 +661,7 @@ def test_a_leaky_slope_is_refused_while_a_monitor_counts():
 def test_the_log_is_json_that_can_be_saved(tmp_path):
     model = dense()
     x = inputs(model)
-    log = krs.repair(model, krs.diagnose(model, x), data=x)
+    log = krs.repair(model, diagnosed(model, x), data=x)
     saved = json.loads(log.save(tmp_path / "repair.json").read_text())
     assert saved == json.loads(json.dumps(log.to_dict()))
     assert saved["schema_version"] == 1 and saved["revived"] == 1 and saved["samples"] == N
@@ -660,9 +675,9 @@ def test_the_log_is_json_that_can_be_saved(tmp_path):
 def test_undo_leaves_what_was_learned_since_elsewhere():
     model = dense()
     x = inputs(model)
-    model.compile("adam", "mse", jit_compile=False)
+    compiled(model, "adam")
     before = np.array(model.get_layer("made").kernel)
-    log = krs.repair(model, krs.diagnose(model, x), data=x)
+    log = krs.repair(model, diagnosed(model, x), data=x)
     model.fit(x, np.ones((N, 2)), verbose=0)
     learned = np.array(model.get_layer("made").kernel)
     log.undo()
@@ -678,7 +693,7 @@ def test_a_diagnosis_that_is_none(diagnosis):
 
 def test_data_that_cannot_be():
     model = dense()
-    found = krs.diagnose(model, inputs(model))
+    found = diagnosed(model, inputs(model))
     before = all_of(model)
     with pytest.raises(CalibrationError, match="0 samples"):
         krs.repair(model, found, data=np.zeros((0, 5)))
@@ -694,7 +709,7 @@ def test_data_from_a_dataset():
 
     model = dense()
     x = inputs(model)
-    log = krs.repair(model, krs.diagnose(model, x), data=tf.data.Dataset.from_tensor_slices((x, x)).batch(64))
+    log = krs.repair(model, diagnosed(model, x), data=tf.data.Dataset.from_tensor_slices((x, x)).batch(64))
     assert log.samples == 64 and log.revived == 1
 
 
@@ -706,9 +721,9 @@ def test_a_repair_that_fails_midway_leaves_nothing_behind(monkeypatch):
     def fail(*arguments, **keywords):
         raise RuntimeError("midway")
 
-    monkeypatch.setattr(running.cure, "fit_to", fail)
+    monkeypatch.setattr(job.cure, "fit_to", fail)
     with pytest.raises((RuntimeError, ModelError), match="midway"):
-        krs.repair(model, krs.diagnose(model, x), data=x)
+        krs.repair(model, diagnosed(model, x), data=x)
     assert same(before, all_of(model))
 
 

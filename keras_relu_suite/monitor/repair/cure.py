@@ -22,14 +22,23 @@ class Pen:
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
         self.changes: list[Change | Setting] = []
+        self._new: dict[int, Part] = {}
 
     def write(self, part: Part, new: Any) -> None:
         self.changes.append(part.write(new))
 
-    def forget(self, parts: Iterable[Part]) -> None:
-        """For weights that are written in full."""
+    def renew(self, parts: Iterable[Part]) -> None:
+        """These entries are others now than the optimizer knew."""
         for part in parts:
-            self.changes += slots.forget(self.optimizer, part)
+            known = self._new.get(id(part.variable))
+            self._new[id(part.variable)] = part if known is None else Part(part.variable, known.mask | part.mask)
+
+    def forget(self) -> None:
+        """When all is written: let the optimizer begin anew with what is new."""
+        memory = slots.Slots(self.optimizer)
+        for part in self._new.values():
+            self.changes += memory.forget(part)
+        self._new = {}
 
 
 def redraw(one: Ties, units: Sequence[int], pen: Pen) -> None:
@@ -51,7 +60,7 @@ def redraw(one: Ties, units: Sequence[int], pen: Pen) -> None:
                 initializer = getattr(maker.norm, f"{name}_initializer")
                 parts.append(chosen(variable, units))
                 pen.write(parts[-1], draws.again(initializer, variable)[list(units)])
-    pen.forget(parts)
+    pen.renew(parts)
 
 
 def fit_to(one: Ties, units: Sequence[int], h: Any, call: Call, spread: float, rate: float, pen: Pen) -> None:
@@ -102,7 +111,7 @@ def shift(one: Ties, units: Sequence[int], h: Any, call: Call, rate: float, pen:
         part = chosen(variable, able)
         by = Window.of(one.site.semantics).entry - _entry(z[:, able], one, rate)
         pen.write(part, part.read() + by)
-        pen.forget([part])
+        pen.renew([part])
     return left
 
 
@@ -113,7 +122,7 @@ def mute(one: Ties, units: Sequence[int], dead_at: Mapping[int, float], pen: Pen
         if reader.is_norm:
             _freeze(reader, units, dead_at, pen)
         pen.write(part, 0.0)
-        pen.forget([part])
+        pen.renew([part])
 
 
 def unheard(one: Ties, units: Sequence[int], z: Floats, pen: Pen) -> None:
@@ -137,7 +146,7 @@ def _freeze(reader: Reader, units: Sequence[int], dead_at: Mapping[int, float], 
     came_out = gamma * (constant - mean) / np.sqrt(variance + norm.epsilon) + beta
     part = chosen(norm.beta, rows.ravel())
     pen.write(part, _ordered(rows, came_out.reshape(rows.shape)))
-    pen.forget([part])
+    pen.renew([part])
 
 
 def _ordered(rows: Any, new: Floats) -> Floats:

@@ -18,6 +18,8 @@ _SUITABLE = (keras.initializers.VarianceScaling, keras.initializers.Orthogonal)
 def again(initializer: Any, variable: Any) -> NDArray[Any]:
     """Values for the whole variable from `initializer`, with a seed of their own: keras draws the same ones whenever
     an initializer is called again."""
+    if isinstance(initializer, keras.initializers.Zeros):
+        return np.zeros(tuple(variable.shape), variable.dtype)
     config = initializer.get_config()
     if "seed" in config:
         # Python's generator, which keras.utils.set_random_seed sets as well.

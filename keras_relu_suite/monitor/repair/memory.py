@@ -57,6 +57,6 @@ class Memory:
         if not self._kept:
             with tf.init_scope():  # out of the graph that is being traced
                 self._kept = [tf.Variable(tf.zeros((KEEP, *leaf.shape[1:]), leaf.dtype), False) for leaf in leaves]
-        self._structure = keras.tree.map_structure(lambda leaf: None, x)
+        self._structure = keras.tree.map_structure(lambda leaf: 0, x)
         for kept, leaf in zip(self._kept, leaves, strict=True):
             kept.assign(tf.gather(leaf, tf.range(KEEP) % tf.shape(leaf)[0]))

@@ -17,6 +17,7 @@ from keras_relu_suite.semantics import Semantics
 
 Floats = NDArray[np.float64]
 SAMPLES = 256
+FAINT = 0.01
 CONSTANT = 1e-5  # relative to the values' size: what float32 makes of a constant on its way through some layers
 
 
@@ -152,11 +153,14 @@ def flat(value: Any, axis: int) -> Floats:
     return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
 
 
-def silent(outputs: Sequence[Floats]) -> bool:
-    """Whether no output depends on the sample."""
-    return all(bool((y.std(axis=0) <= CONSTANT * np.abs(y).max(axis=0)).all()) for y in outputs) and len(outputs[0]) > 1
+def silent(outputs: Sequence[Floats], share: float = CONSTANT) -> bool:
+    """Whether no output depends on the sample, but for this share of its size; from FAINT on, of 1 if that is more."""
+    least = 1.0 if share >= FAINT else 0.0
+    sizes = [np.maximum(np.abs(y).max(axis=0), least) for y in outputs]
+    still = (bool((y.std(axis=0) <= share * size).all()) for y, size in zip(outputs, sizes, strict=True))
+    return len(outputs[0]) > 1 and all(still)
 
 
-def is_silent(model: keras.Model, data: Any) -> bool:
+def is_silent(model: keras.Model, data: Any, share: float = CONSTANT) -> bool:
     """Whether no output of `model` depends on which of these samples it is given."""
-    return silent(run(model, batch(data), (), lambda i, h, call: None))
+    return silent(run(model, batch(data), (), lambda i, h, call: None), share)

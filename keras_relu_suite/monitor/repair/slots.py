@@ -1,6 +1,7 @@
 """What the optimizer remembers of weights that were drawn anew.
 
-A slot of an optimizer has the shape of its weight. There are two kinds, told apart by what they hold:
+A slot of an optimizer has the shape of its weight. There are two kinds (of an optimizer that keras does not have, what
+is nowhere negative is of the second):
 
 - a *direction* (momentum m, of either sign) is set to 0: the new weight has moved nowhere yet;
 - a *magnitude* (Adam's v and v̂, RMSprop's and Adagrad's sums, never negative) is set to its mean over those weights of
@@ -23,6 +24,8 @@ import numpy as np
 
 from keras_relu_suite.monitor.repair.changes import Change, Part, values
 
+_DIRECTIONS = ("momentums", "_momentums", "_m", "_average_gradients", "_accumulated_gradients")
+_MAGNITUDES = ("_velocities", "_velocity_hats", "_accumulators", "_accumulated_grads", "_accumulated_delta_vars", "_u")
 _AVERAGE = "_model_variables_moving_average"
 # Optimizers whose slots hold the weights themselves, in a form of their own, and one that hides several others.
 _OWN = ("Ftrl", "ScheduleFreeAdamW", "MultiOptimizer")
@@ -59,32 +62,49 @@ def _fitting(slot: Any, weight: Any) -> Any:
     return slot if hasattr(slot, "assign") and tuple(slot.shape) == tuple(weight.shape) else None
 
 
-def forget(optimizer: Any, part: Part) -> Iterator[Change]:
-    """Let the optimizer begin anew with these entries of a weight, and leave all others alone."""
-    found = slots(optimizer)
-    if not found:
-        return
-    weights = inner(optimizer)._trainable_variables
-    at = next((i for i, weight in enumerate(weights) if weight is part.variable), None)
-    if at is None:
-        return
-    for name, held in found.items():
-        if held[at] is None:
-            continue
-        slot = Part(held[at], part.mask)
-        yield slot.write(part.read() if name == _AVERAGE else _start(held, at, part))
+class Slots:
+    """The slots of one optimizer, while a repair goes on."""
 
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self._held = slots(optimizer)
+        weights = inner(optimizer)._trainable_variables if self._held else ()
+        self._at = {id(weight): i for i, weight in enumerate(weights)}
+        self._elsewhere: dict[str, float] = {}
+        self._kind: dict[str, bool] = {}
 
-def _start(held: list[Any], at: int, part: Part) -> Any:
-    """What the slots of new weights begin with: 0 for directions, the mean of what lives for magnitudes."""
-    own = values(held[at]).astype(np.float64)
-    living = own[~part.mask]
-    if (own < 0).any():
-        return 0.0
-    if not living.any():
-        others = [values(slot).astype(np.float64).ravel() for slot in held if slot is not None]
-        living = np.concatenate(others)
-        if (living < 0).any():
+    def forget(self, part: Part) -> Iterator[Change]:
+        """Let the optimizer begin anew with these entries of a weight, and leave all others alone."""
+        at = self._at.get(id(part.variable))
+        if at is None:
+            return
+        for name, held in self._held.items():
+            if held[at] is not None:
+                slot = Part(held[at], part.mask)
+                yield slot.write(part.read() if name == _AVERAGE else self._start(name, at, part))
+
+    def _start(self, name: str, at: int, part: Part) -> float:
+        """What the slots of new weights begin with: 0 for directions, the mean of what lives for magnitudes."""
+        if not self._is_magnitude(name):
             return 0.0
-    living = living[(living > 0) & np.isfinite(living)]
-    return living.mean() if living.size else 0.0
+        living = values(self._held[name][at])[~part.mask]
+        return _mean(living) if living.any() else self._of_others(name)
+
+    def _is_magnitude(self, name: str) -> bool:
+        if name in _MAGNITUDES or name in _DIRECTIONS:
+            return name in _MAGNITUDES
+        if name not in self._kind:  # of an optimizer that keras does not have
+            self._kind[name] = not any((values(slot) < 0).any() for slot in self._held[name] if slot is not None)
+        return self._kind[name]
+
+    def _of_others(self, name: str) -> float:
+        """The mean over all variables, as they were when it was first asked for."""
+        if name not in self._elsewhere:
+            every = np.concatenate([values(slot).ravel() for slot in self._held[name] if slot is not None])
+            self._elsewhere[name] = _mean(every)
+        return self._elsewhere[name]
+
+
+def _mean(found: Any) -> float:
+    found = found[(found > 0) & np.isfinite(found)]
+    return float(found.mean(dtype=np.float64)) if found.size else 0.0
