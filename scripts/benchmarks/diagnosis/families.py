@@ -7,6 +7,7 @@ import numpy as np
 
 import keras_relu_suite as krs
 from benchmarks.diagnosis.family import Family
+from benchmarks.diagnosis.later import LATER
 from benchmarks.diagnosis.networks import cnn, he, lecun, mlp, residual, uniform
 from benchmarks.diagnosis.tasks import (
     Data,
@@ -106,7 +107,7 @@ HEALTHY = (
            sgd(0.05)),  # fmt: skip
 )
 
-ALL = (*FAILING, *HEALTHY)
+ALL = (*FAILING, *HEALTHY, *LATER)
 
 
 def named(name: str) -> Family:
