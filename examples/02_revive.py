@@ -18,8 +18,9 @@ import keras_relu_suite as krs
 def network(seed: int) -> keras.Model:
     """The deep and narrow network with the weights of one draw."""
     keras.utils.set_random_seed(seed)
-    dense = [keras.layers.Dense(5, activation="relu", kernel_initializer="he_normal") for _ in range(15)]
-    model = keras.Sequential([keras.Input((2,)), *dense, keras.layers.Dense(2, activation="softmax")])
+    hidden = [keras.layers.Dense(5, "relu", kernel_initializer="he_normal", name=f"hidden{i + 1}") for i in range(15)]
+    output = keras.layers.Dense(2, "softmax", name="class")
+    model = keras.Sequential([keras.Input((2,)), *hidden, output], name=f"draw{seed}")
     model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
@@ -27,8 +28,9 @@ def network(seed: int) -> keras.Model:
 def main() -> None:
     """Find draws that are born dead, then train each with and without repair."""
     parser = argparse.ArgumentParser(description="A network that is born dead, its diagnosis and its cure.")
-    parser.add_argument("--quick", action="store_true", help="one such network instead of five")
+    parser.add_argument("--quick", action="store_true", help="one such network instead of five, half the epochs")
     quick = parser.parse_args().quick
+    epochs = 30 if quick else 60
 
     x, y = make_moons(1000, noise=0.1, random_state=0)
     x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
@@ -46,9 +48,9 @@ def main() -> None:
 
     for seed in born_dead:
         plain, revived = network(seed), network(seed)
-        plain.fit(x, y, epochs=60, batch_size=50, verbose=0)
+        plain.fit(x, y, epochs=epochs, batch_size=50, verbose=0)
         revive = krs.callbacks.ReviveDeadNeurons(verbose=0)
-        revived.fit(x, y, epochs=60, batch_size=50, verbose=0, callbacks=[revive])
+        revived.fit(x, y, epochs=epochs, batch_size=50, verbose=0, callbacks=[revive])
         before, after = (model.evaluate(x, y, verbose=0)[1] for model in (plain, revived))
         print(f"seed {seed}: accuracy {before:.3f} as it is, {after:.3f} with ReviveDeadNeurons")
         print(f"    {revive.log[0].summary().splitlines()[0]}" if revive.log else "    nothing was repaired")
