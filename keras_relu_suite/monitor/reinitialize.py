@@ -56,7 +56,7 @@ def reinitialize(model: keras.Model, x: Any = None, seed: int | None = None) -> 
         deviation = float(np.sqrt(gain / fan_in(part.layer, shape)))
         kernel.assign(keras.random.normal(shape, stddev=deviation, dtype=kernel.dtype, seed=seeds))
         if getattr(part.layer, "bias", None) is not None:
-            part.layer.bias.assign(ops.zeros_like(part.layer.bias))
+            part.layer.bias.assign(np.zeros(part.layer.bias.shape))
     if x is not None and len(parts) > 1:
         _to_data(model, [part.layer for part in parts[:-1]], x)
     return model
