@@ -31,6 +31,11 @@ class Part:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """x in the order of the model's inputs: their names may be other ones in another network of the same `build`."""
+        return list(self.x.values())
+
     def first(self, n: int) -> Part:
         return Part({name: array[:n] for name, array in self.x.items()}, self.y[:n])
 
@@ -41,7 +46,7 @@ class Part:
 
     def given(self, model: keras.Model) -> Any:
         """x as the model takes it."""
-        return inference_call(model, list(self.x.values()))[0]
+        return inference_call(model, self.arrays)[0]
 
 
 @dataclass(frozen=True, eq=False)
