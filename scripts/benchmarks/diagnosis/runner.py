@@ -10,12 +10,12 @@ detection wrote beside `--out`.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import json
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -83,11 +83,15 @@ def gather(work: Callable[..., list[Any]], jobs: list[tuple[str, Any]]) -> Itera
             yield from work(*job)
             print(f"# {time.perf_counter() - begun:6.0f} s  {job[0]}", flush=True)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
-        waiting = {pool.submit(work, *job): job[0] for job in jobs}
-        for done in as_completed(waiting):
-            yield from done.result()
-            print(f"# {time.perf_counter() - begun:6.0f} s  {waiting[done]}", flush=True)
+    # Not concurrent.futures: its pool hangs once it has replaced a process (Python 3.11, max_tasks_per_child).
+    with get_context("spawn").Pool(processes, maxtasksperchild=8) as pool:
+        for name, found in pool.imap_unordered(functools.partial(_job, work), jobs):
+            yield from found
+            print(f"# {time.perf_counter() - begun:6.0f} s  {name}", flush=True)
+
+
+def _job(work: Callable[..., list[Any]], job: tuple[str, Any]) -> tuple[str, list[Any]]:
+    return job[0], work(*job)
 
 
 def run_family(name: str, seeds: list[int]) -> list[Case]:
