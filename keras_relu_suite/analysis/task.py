@@ -33,7 +33,7 @@ class Part:
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
-        """x in the order of the model's inputs: their names may be other ones in another network of the same `build`."""
+        """x in the order of the inputs, whose names may be other ones in another network of the same `build`."""
         return list(self.x.values())
 
     def first(self, n: int) -> Part:

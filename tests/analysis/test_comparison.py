@@ -202,8 +202,8 @@ def test_the_page_is_whole_and_escapes_every_name(tmp_path):
 def result():
     heard = []
     found = krs.compare(  # an Input without a name has another one in every network
-        lambda: plain(name=None), blobs(), activations=("relu", "leaky_relu"), modes=("int8",), devices=["xnnpack"], seeds=2, epochs=2,
-        progress=lambda *news: heard.append(news),
+        lambda: plain(name=None), blobs(), activations=("relu", "leaky_relu"), modes=("int8",),
+        devices=["xnnpack"], seeds=2, epochs=2, progress=lambda *news: heard.append(news),
     )  # fmt: skip
     return found, heard
 

@@ -56,6 +56,8 @@ def test_what_holds(held):
     assert all("HOLDS on xnnpack, reference" in v.text for v in verdicts)
     assert len(verdicts) == 2 and not any(n["class"] == "bad" for n in root.every())
     assert "None." in root.text and "✓ Right on every device that ran it." in root.text
+    channel = held.to_dict()["sketches"][0]["channel"]
+    assert f", channel {channel}, over the trained function" in named(root, "On the device over trained").text
     for heading in ("On the device over trained", "Errors over all codes", "Slopes", "How often the units fire"):
         assert sum(next(f.every("b")).text.startswith(heading) for f in root.every("figure")) == 2, heading
 

@@ -130,6 +130,7 @@ def test_every_kind_of_probe(mode, data, tmp_path):
         check = exhaust.check(site.name, site, exhaust.probes(file, site), networks.kept("reference"))
         s = check.sketch
         seen.add((s.rows_are, s.columns_are))
+        assert (s.channel is None) is (s.columns_are == "code of the other input")
         errors, wrong = decoded(s)
         assert check and not wrong.any() and errors.shape[0] <= CELLS and errors.shape[1] <= CELLS
         assert 2 <= len(s.x) <= POINTS and (np.diff(s.x) >= 0).all()
@@ -139,7 +140,7 @@ def test_every_kind_of_probe(mode, data, tmp_path):
         assert known.size and (np.count_nonzero(known) > 0) >= (check.off_by_rounding > 0)
         assert len(report.as_json(s.to_dict())) < 100_000
     rows = {"input"} if mode == "float32" else {"output code", "input code"}
-    assert {row for row, _ in seen} >= rows
+    assert {row for row, _ in seen} >= rows and "code of the other input" in {column for _, column in seen}
 
 
 def test_16_bits_lose_no_wrong_value_in_their_cells(data, tmp_path):

@@ -292,8 +292,8 @@ def test_names_are_escaped_in_the_page(clean):
 
     content = clean.to_dict()
     content["sites"][0]["name"] = content["checks"][0]["site"] = "<img src=x onerror=alert(1)>"
-    page = report.html({"title": "<b>&", "verifications": [content]})
-    assert "<img src=x" not in page and "&lt;img src=x" in page and "<b>&" not in page
+    page = report.html({**content, "file": "<b>&"})
+    assert "<img src=x" not in page and "&lt;img src=x" in page and "<b>&" not in page and "&lt;b&gt;&amp;" in page
 
 
 # What a review found.
