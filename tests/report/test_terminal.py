@@ -218,12 +218,13 @@ def test_verify_tells_how_far_it_is(int8_file, chain, data):
 
 def in_terminal(arguments, columns=80, **environment):
     """The exit code and all that a person sees of `krs` in a terminal that is that wide."""
+    usual = {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
+    theirs = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "CI", "COLUMNS", "FORCE_COLOR")}
     pid, main = pty.fork()
     if pid == 0:  # pragma: no cover
-        for name in ("NO_COLOR", "CI", "COLUMNS", "FORCE_COLOR"):
-            os.environ.pop(name, None)
-        os.environ.update(TERM="xterm-256color", PYTHONPATH=str(ROOT), KERAS_BACKEND="tensorflow", **environment)
-        os.execv(sys.executable, [sys.executable, "-m", "keras_relu_suite", *map(str, arguments)])
+        # Not execv: pytest's readline has set COLUMNS behind Python's back.
+        command = [sys.executable, "-m", "keras_relu_suite", *map(str, arguments)]
+        os.execve(sys.executable, command, {**theirs, **usual, **environment})
     fcntl.ioctl(main, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     seen = b""
     while True:
