@@ -47,6 +47,7 @@ def redraw(one: Ties, units: Sequence[int], pen: Pen) -> None:
     slope = float(np.max(one.site.semantics.negative_slopes, initial=0.0))
     part = maker.weights(units)
     pen.write(part, draws.kernel(maker.layer, part.variable, slope)[part.mask])
+    pen.write(part, maker.per_vector(draws.apart(maker.vectors(), units))[part.mask])
     parts = [part]
     bias = getattr(maker.layer, "bias", None)
     if bias is not None:
@@ -63,10 +64,14 @@ def redraw(one: Ties, units: Sequence[int], pen: Pen) -> None:
     pen.renew(parts)
 
 
-def fit_to(one: Ties, units: Sequence[int], h: Any, call: Call, spread: float, rate: float, pen: Pen) -> None:
+def fit_to(
+    one: Ties, units: Sequence[int], h: Any, call: Call, spread: float, rate: float, longest: float, pen: Pen
+) -> None:  # fmt: skip
     """Scale these units so that what their activation reads has this spread over the samples, and shift them so that
     it is in the activation's window on this share of them (Mishkin and Matas 2016, with the rate in place of mean 0).
-    Batch normalisation does the scaling where there is one, from statistics that are set to those of the batch."""
+    No unit's incoming weights get longer than `longest`: where little arrives, weights that made much of it would make
+    as much of the gradient on its way back. Batch normalisation does the scaling where there is one, from statistics
+    that are set to those of the batch."""
     maker = _maker(one)
     part = maker.weights(units)
     raw, _ = made(one, h, call)
@@ -77,6 +82,7 @@ def fit_to(one: Ties, units: Sequence[int], h: Any, call: Call, spread: float, r
     own = raw[:, list(units)]
     wide = own.std(axis=0)
     factor = np.where(wide > CONSTANT * np.abs(own).max(axis=0), spread / np.maximum(wide, 1e-30), 1.0)
+    factor = np.minimum(factor, longest / np.maximum(np.linalg.norm(maker.vectors()[list(units)], axis=1), 1e-30))
     bias = getattr(maker.layer, "bias", None)
     entry = _entry(own, one, rate)
     if bias is None:

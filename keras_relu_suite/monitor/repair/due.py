@@ -93,10 +93,11 @@ def wholly_dead(site: SiteRecord) -> bool:
 
 
 def has_learned(losses: Sequence[float]) -> bool:
-    """Whether the loss has ever been 5 % of the first epoch's size below that; taken as so where it is not known."""
+    """Whether the loss is 5 % below the first epoch's; what was learned and lost again is not. Taken as so where it is
+    not known."""
     if not losses or not all(math.isfinite(loss) for loss in losses):
         return True
-    return losses[0] - min(losses) > LEARNED * abs(losses[0])
+    return losses[0] - losses[-1] > LEARNED * abs(losses[0])
 
 
 def _sure(window: WindowRecord) -> bool:

@@ -20,6 +20,14 @@ from keras_relu_suite.monitor.repair.signals import Floats, Seen
 from keras_relu_suite.monitor.repair.ties import Ties, tie
 from keras_relu_suite.monitor.symptoms import Symptom
 
+# The length of incoming weights of variance 2 / fan_in, which keep the size of a gradient on its way back where half of
+# the units fire (He et al. 2015, eq. 14).
+HE = float(np.sqrt(2.0))
+# Where the signal is to come through, z of variance 1 that is on for this share of the samples gives max(z, 0) of
+# variance 0.44: 0.94 of the signal's spread is left by each layer, and 1.1 of the gradient's. Half would leave 0.83 of
+# the signal, which 18 layers make 0.03.
+OPEN = 0.6
+
 
 @dataclass(eq=False)
 class Case:
@@ -178,7 +186,7 @@ class Job:
             return
         cure.mute(case.ties, units, case.dead_at, self.pen)
         cure.redraw(case.ties, units, self.pen)
-        cure.fit_to(case.ties, units, h, call, spread, rate, self.pen)
+        cure.fit_to(case.ties, units, h, call, spread, rate, _longest(case), self.pen)
         z = signals.made(case.ties, h, call)[1]
         cure.unheard(case.ties, units, z, self.pen)
         self._done("reinitialise", case, units, seen, z, True)
@@ -195,16 +203,15 @@ class Job:
                 now = Seen.of(signals.made(one, h, call)[1], one.site.semantics)
                 drawn = tuple(u for u in case.units if now.rate[u] == 0)
         rest = tuple(u for u in range(maker.units) if u not in drawn) if behind else ()
-        if drawn:
-            cure.redraw(one, drawn, self.pen)
         if drawn or rest:
-            cure.fit_to(one, tuple(sorted(drawn + rest)), h, call, 1.0, 0.5, self.pen)
-            self.pen.renew([maker.weights(rest)] if rest else [])
+            cure.redraw(one, tuple(sorted(drawn + rest)), self.pen)
+        if drawn or rest:
+            cure.fit_to(one, tuple(sorted(drawn + rest)), h, call, 1.0, OPEN, HE, self.pen)
             z = signals.made(one, h, call)[1]
             if drawn and case is not None:
                 self._done("reinitialise", case, drawn, seen, z, False)
             if rest:
-                self._done("rescale", Case(one, rest, {}, "nothing came through before it"), rest, seen, z, False)
+                self._done("rescale", Case(one, rest, {}, "what it learned, it learned from nothing"), rest, seen, z, False)
         return bool(drawn)
 
     def _done(self, remedy: str, case: Case, units: tuple[int, ...], seen: Seen, z: Floats, keeps: bool) -> None:
@@ -231,6 +238,13 @@ def _not_mute(case: Case) -> str:
     if any(case.dead_at[u] for u in case.units) and not all(reader.is_norm for reader in ties.readers):
         return "they give a value other than 0, which the layers behind would miss"
     return ""
+
+
+def _longest(case: Case) -> float:
+    """The length of the longest incoming weights of a living unit, or of He's where that is more."""
+    assert case.ties.maker is not None
+    lengths = np.delete(np.linalg.norm(case.ties.maker.vectors(), axis=1), list(case.units))
+    return float(max(lengths.max(initial=0.0), HE))
 
 
 def _of_the_living(case: Case, seen: Seen) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from keras_relu_suite import recognize, wiring
 from keras_relu_suite.describe import Site
-from keras_relu_suite.monitor.repair.changes import Mask, Part, chosen
+from keras_relu_suite.monitor.repair.changes import Mask, Part, chosen, values
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.structure import Applied
 from keras_relu_suite.wiring import Graph, No
@@ -48,6 +48,20 @@ class Maker:
             mask.reshape(-1, self.units)[:, list(units)] = True
             return Part(kernel, mask)
         return chosen(kernel, units, axis=-2 if type(self.layer) in wiring.TRANSPOSED else -1)
+
+    def vectors(self) -> NDArray[np.float64]:
+        """The incoming weights of each unit, `(units, weights)`."""
+        kernel = values(self.kernel).astype(np.float64)
+        if type(self.layer) in wiring.TRANSPOSED:
+            kernel = np.swapaxes(kernel, -1, -2)
+        return kernel.reshape(-1, self.units).T
+
+    def per_vector(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of `vectors`, the kernel."""
+        shape = tuple(self.kernel.shape)
+        if type(self.layer) in wiring.TRANSPOSED:
+            return np.swapaxes(vectors.T.reshape(*shape[:-2], shape[-1], shape[-2]), -1, -2)
+        return vectors.T.reshape(shape)
 
     def per_weight(self, by_unit: NDArray[np.float64]) -> NDArray[np.float64]:
         """A number for each unit, for each of its incoming weights."""
