@@ -17,6 +17,7 @@ from keras_relu_suite.monitor.repair import RepairLog, repair
 from keras_relu_suite.monitor.repair.due import Due, both, has_learned, wholly_dead
 from keras_relu_suite.monitor.repair.memory import Memory
 from keras_relu_suite.monitor.repair.signals import FAINT, is_silent
+from keras_relu_suite.monitor.symptoms import Symptom
 from keras_relu_suite.monitor.watch import Watch
 
 
@@ -165,9 +166,15 @@ class ReviveDeadNeurons(FitMonitor):
     def _repair(self, window: WindowRecord, data: Any, epoch: int, in_turn: bool = True) -> None:
         learned = in_turn and epoch > 0 and has_learned(self._losses)
         done = repair(self.model, window, data=data, learned=learned)
-        self._due.done(done, in_turn)
+        self._due.done(done)
         self._begun = None
         self._revived += done.revived
+        self._note(done, epoch)
+        if done.whole and in_turn:
+            if any(has_learned(self._losses[: n + 1]) for n in range(len(self._losses))):
+                self._note(repair(self.model, (_slower("the network had learned, and was lost", epoch),)), epoch)
+
+    def _note(self, done: RepairLog, epoch: int) -> None:
         self.log.append(done)
         self._epochs.append(epoch)
         self._say(f"epoch {epoch + 1}: {done.summary()}")
@@ -183,3 +190,8 @@ class ReviveDeadNeurons(FitMonitor):
     def _say(self, text: str) -> None:
         if self.verbose:
             print(f"\n{text}", flush=True)
+
+
+def _slower(why: str, epoch: int) -> Symptom:
+    fix = "optimizer.learning_rate *= 0.1"
+    return Symptom("dead", None, epoch, "learning_rate", why, fix, remedy="cut_learning_rate")

@@ -99,6 +99,24 @@ def fit_to(
         pen.write(chosen(bias, units), Window.of(one.site.semantics).entry - factor * (entry - b))
 
 
+def shorten(one: Ties, units: Sequence[int], longest: float, pen: Pen) -> tuple[int, ...]:
+    """Scale the incoming weights and bias of those of these units that are longer than that; returns which they are."""
+    maker = _maker(one)
+    if maker.norm is not None:
+        return ()  # it undoes any length
+    lengths = np.linalg.norm(maker.vectors(), axis=1)
+    long = tuple(unit for unit in units if lengths[unit] > longest * (1 + CONSTANT))
+    if long:
+        part = maker.weights(long)
+        pen.write(part, part.read() * maker.per_weight(longest / np.maximum(lengths, longest))[part.mask])
+        parts = [part]
+        if maker.layer.use_bias:
+            parts.append(chosen(maker.layer.bias, long))
+            pen.write(parts[-1], parts[-1].read() * (longest / lengths[list(long)]))
+        pen.renew(parts)
+    return long
+
+
 def shift(one: Ties, units: Sequence[int], h: Any, call: Call, rate: float, pen: Pen) -> dict[int, str]:
     """Move the bias (or beta) of these units so that their activation is in its window on this share of the samples.
 

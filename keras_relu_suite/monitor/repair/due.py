@@ -58,15 +58,15 @@ class Due:
         wanted = WindowRecord(joined.epoch, tuple(sites))
         return wanted if wanted.dead else None
 
-    def done(self, log: RepairLog, in_turn: bool = True) -> None:
-        """Count a repair; one that was not in turn (after the first step) makes none wait."""
+    def done(self, log: RepairLog) -> None:
+        """Count a repair; one of a network that was lost makes none wait."""
         self._windows = []
         tried = {(action.where, unit) for action in log.actions for unit in action.units}
         self._times.update(tried)
         refused = {(left.where, unit) for left in log.left for unit in left.units} - tried
         self._times.update(dict.fromkeys(refused, self.max_repairs))  # or it would be tried again and again
         self.given_up += sorted(refused)
-        if in_turn:
+        if not log.whole:
             self._repairs += 1
             self._wait = self._repairs
 

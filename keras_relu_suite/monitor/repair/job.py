@@ -39,6 +39,11 @@ class Case:
     why: str
     remedy: str = "reinitialise"
 
+    @property
+    def whole(self) -> bool:
+        """Whether they are all units of the site."""
+        return self.ties.maker is not None and len(self.units) == self.ties.maker.units
+
 
 @dataclass(eq=False)
 class Job:
@@ -51,6 +56,7 @@ class Job:
     silence: float = signals.CONSTANT
     actions: list[Action] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    lost: bool = False
 
     def run(self, data: Any) -> RepairLog:
         of_units = ("reinitialise", "shift_bias", "leaky")
@@ -71,7 +77,7 @@ class Job:
         if rebuild:
             _make_anew(self.model)
         return RepairLog(
-            self.model.name, tuple(self.actions), tuple(self.left), change, samples, tuple(self.pen.changes)
+            self.model.name, tuple(self.actions), tuple(self.left), change, samples, self.lost, tuple(self.pen.changes)
         )
 
     def _settings(self, remedies: dict[str | None, str | None]) -> bool:
@@ -141,9 +147,9 @@ class Job:
     ) -> list[Floats]:  # fmt: skip
         """Repairs the cases; returns the outputs after that."""
         ties = [case.ties for case in cases]
-        lost = signals.silent(was, self.silence)
+        self.lost = lost = bool(cases) and signals.silent(was, self.silence)
         if self.silence < signals.FAINT:  # a head that starts from zeros is silent as well, and nothing is lost
-            lost &= any(case.ties.maker is not None and len(case.units) == case.ties.maker.units for case in cases)
+            self.lost = lost = lost and any(case.whole for case in cases)
         if lost:  # then every site counts, and not those with dead units alone
             graphs = list(wiring.graphs_of(self.model)) if wiring.can_be_read(self.model) else []
             known = {one.site.name: one for one in ties}
@@ -203,15 +209,19 @@ class Job:
                 now = Seen.of(signals.made(one, h, call)[1], one.site.semantics)
                 drawn = tuple(u for u in case.units if now.rate[u] == 0)
         rest = tuple(u for u in range(maker.units) if u not in drawn) if behind else ()
-        if drawn or rest:
-            cure.redraw(one, tuple(sorted(drawn + rest)), self.pen)
-        if drawn or rest:
-            cure.fit_to(one, tuple(sorted(drawn + rest)), h, call, 1.0, OPEN, HE, self.pen)
-            z = signals.made(one, h, call)[1]
-            if drawn and case is not None:
-                self._done("reinitialise", case, drawn, seen, z, False)
-            if rest:
-                self._done("rescale", Case(one, rest, {}, "what it learned, it learned from nothing"), rest, seen, z, False)
+        made = tuple(sorted(drawn + rest))
+        if made:
+            cure.redraw(one, made, self.pen)
+            cure.fit_to(one, made, h, call, 1.0, OPEN, HE, self.pen)
+        long = cure.shorten(one, [u for u in range(maker.units) if u not in made], HE, self.pen)
+        z = signals.made(one, h, call)[1]
+        for remedy, units, why in (
+            ("reinitialise", drawn, "" if case is None else case.why),
+            ("redraw", rest, "what it had learned, it had learned from nothing"),
+            ("rescale", long, "its weights had grown beyond what keeps a gradient's size"),
+        ):  # fmt: skip
+            if units:
+                self._done(remedy, Case(one, units, {}, why), units, seen, z, False)
         return bool(drawn)
 
     def _done(self, remedy: str, case: Case, units: tuple[int, ...], seen: Seen, z: Floats, keeps: bool) -> None:

@@ -14,7 +14,11 @@ from keras_relu_suite.monitor.record import units as units_text
 from keras_relu_suite.monitor.repair.changes import Change, Setting
 from keras_relu_suite.monitor.symptoms import REMEDIES
 
-REMEDY = {**REMEDIES, "rescale": "scale and centre the units behind a layer through which nothing came"}
+REMEDY = {
+    **REMEDIES,
+    "redraw": "draw units anew that live, behind a layer through which nothing came",
+    "rescale": "shorten the weights of units that live, in a network that is lost",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class RepairLog:
         left: What was found and left alone, and why.
         function_change: The largest change of any output over the data, in units of the output; None without data.
         samples: On how many samples that rests.
+        whole: Whether the network was lost, so that nothing was preserved.
     """
 
     model: str
@@ -80,6 +85,7 @@ class RepairLog:
     left: tuple[Left, ...]
     function_change: float | None
     samples: int
+    whole: bool = False
     changes: tuple[Change | Setting, ...] = field(default=(), repr=False, compare=False)
 
     def __bool__(self) -> bool:
@@ -117,6 +123,7 @@ class RepairLog:
             "revived": self.revived,
             "function_change": self.function_change,
             "samples": self.samples,
+            "whole": self.whole,
             "actions": [one.to_dict() for one in self.actions],
             "left": [one.to_dict() for one in self.left],
         }
