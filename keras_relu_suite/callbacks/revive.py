@@ -75,7 +75,7 @@ class ReviveDeadNeurons(FitMonitor):
         self._due = Due(self.patience, self.max_repairs)
         self._losses: list[float] = []
         self._begun: WindowRecord | None = None
-        self._revived, self._first = 0, True
+        self._revived, self._first, self._cut = 0, True, 0
 
     @property
     def given_up(self) -> list[tuple[str, int]]:
@@ -156,7 +156,7 @@ class ReviveDeadNeurons(FitMonitor):
         if not any(site.samples for site in window.sites):
             return None
         known = len(self.given_up)
-        wanted = self._due.of(window)
+        wanted = self._due.of(window, urgent=epoch > 0 and not has_learned(self._losses))
         for site, unit in self.given_up[known:]:
             self._say(f"unit {unit} of {site} died again after {self.max_repairs} repairs and is left alone")
         if wanted is not None and epoch + 1 < self.params.get("epochs", 0):
@@ -171,7 +171,8 @@ class ReviveDeadNeurons(FitMonitor):
         self._revived += done.revived
         self._note(done, epoch)
         if done.whole and in_turn:
-            if any(has_learned(self._losses[: n + 1]) for n in range(len(self._losses))):
+            since, self._cut = self._cut, len(self._losses)
+            if any(has_learned([self._losses[0], loss]) for loss in self._losses[since:]):
                 self._note(repair(self.model, (_slower("the network had learned, and was lost", epoch),)), epoch)
 
     def _note(self, done: RepairLog, epoch: int) -> None:

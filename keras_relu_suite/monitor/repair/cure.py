@@ -99,9 +99,8 @@ def fit_to(
         pen.write(chosen(bias, units), Window.of(one.site.semantics).entry - factor * (entry - b))
 
 
-def shorten(one: Ties, units: Sequence[int], longest: float, pen: Pen) -> tuple[int, ...]:
+def shorten(maker: Maker, units: Sequence[int], longest: float, pen: Pen) -> tuple[int, ...]:
     """Scale the incoming weights and bias of those of these units that are longer than that; returns which they are."""
-    maker = _maker(one)
     if maker.norm is not None:
         return ()  # it undoes any length
     lengths = np.linalg.norm(maker.vectors(), axis=1)

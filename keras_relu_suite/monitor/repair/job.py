@@ -17,7 +17,7 @@ from keras_relu_suite.monitor.repair.changes import Setting
 from keras_relu_suite.monitor.repair.cure import Pen
 from keras_relu_suite.monitor.repair.log import Action, Left, RepairLog
 from keras_relu_suite.monitor.repair.signals import Floats, Seen
-from keras_relu_suite.monitor.repair.ties import Ties, tie
+from keras_relu_suite.monitor.repair.ties import Maker, Ties, tie
 from keras_relu_suite.monitor.symptoms import Symptom
 
 # The length of incoming weights of variance 2 / fan_in, which keep the size of a gradient on its way back where half of
@@ -166,6 +166,12 @@ class Job:
             elif case is not None:
                 self._quietly(case, before[i], h, call)
 
+        if lost:
+            for head in _heads(ties):
+                long = cure.shorten(head, range(head.units), HE, self.pen)
+                if long:
+                    why, name = "its weights had grown beyond what keeps a gradient's size", head.layer.name
+                    self.actions.append(Action("rescale", name, long, why, {}, {}, False))
         return signals.run(self.model, data, ties, look)
 
     def _observe(self, ties: Sequence[Ties], data: Any) -> tuple[dict[int, Seen], list[Floats]]:
@@ -213,7 +219,7 @@ class Job:
         if made:
             cure.redraw(one, made, self.pen)
             cure.fit_to(one, made, h, call, 1.0, OPEN, HE, self.pen)
-        long = cure.shorten(one, [u for u in range(maker.units) if u not in made], HE, self.pen)
+        long = cure.shorten(maker, [u for u in range(maker.units) if u not in made], HE, self.pen)
         z = signals.made(one, h, call)[1]
         for remedy, units, why in (
             ("reinitialise", drawn, "" if case is None else case.why),
@@ -248,6 +254,13 @@ def _not_mute(case: Case) -> str:
     if any(case.dead_at[u] for u in case.units) and not all(reader.is_norm for reader in ties.readers):
         return "they give a value other than 0, which the layers behind would miss"
     return ""
+
+
+def _heads(ties: Sequence[Ties]) -> list[Maker]:
+    """The layers behind the last sites."""
+    makers = {id(one.maker.layer) for one in ties if one.maker is not None}
+    found = {id(reader.layer): reader.layer for one in ties for reader in one.readers if not reader.is_norm}
+    return [Maker.of(layer) for key, layer in found.items() if key not in makers]
 
 
 def _longest(case: Case) -> float:

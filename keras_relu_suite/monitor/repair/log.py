@@ -19,6 +19,7 @@ REMEDY = {
     "redraw": "draw units anew that live, behind a layer through which nothing came",
     "rescale": "shorten the weights of units that live, in a network that is lost",
 }
+CURES = ("reinitialise", "shift_bias")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class RepairLog:
     @property
     def revived(self) -> int:
         """How many dead units were drawn anew or shifted."""
-        return sum(len(one.units) for one in self.actions if one.remedy in ("reinitialise", "shift_bias"))
+        return sum(len(one.units) for one in self.actions if one.remedy in CURES)
 
     def undo(self) -> None:
         """Put back, bit for bit, every weight, slot of the optimizer and setting that the repair touched.

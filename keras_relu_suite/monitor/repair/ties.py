@@ -35,6 +35,14 @@ class Maker:
     units: int
     norm: Any = None
 
+    @staticmethod
+    def of(layer: Any, norm: Any = None) -> Maker:
+        """Of a convolution or dense layer."""
+        shape = Maker(layer, 0).kernel.shape
+        if type(layer) in wiring.DEPTHWISE:
+            return Maker(layer, int(shape[-1] * shape[-2]), norm)
+        return Maker(layer, int(shape[-2] if type(layer) in wiring.TRANSPOSED else shape[-1]), norm)
+
     @property
     def kernel(self) -> Any:
         """The variable that holds one unit's weights apart from another's."""
@@ -162,15 +170,10 @@ def _maker(site: Site, graphs: list[Graph], inside: bool) -> Maker:
         raise No(f"{layer.name} ({type(layer).__name__}), which makes its units, is no convolution or dense layer")
     if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
         raise No(f"{layer.name} has LoRA or quantised weights")
-    maker = Maker(layer, 0, norm)
-    shape = maker.kernel.shape
-    if type(layer) in wiring.DEPTHWISE:
-        units = shape[-1] * shape[-2]
-    else:
-        units = shape[-2] if type(layer) in wiring.TRANSPOSED else shape[-1]
+    maker = Maker.of(layer, norm)
     if not any(maker.kernel is weight for weight in layer.trainable_weights):
         raise No(f"{layer.name} is frozen (trainable=False)")
-    return Maker(layer, int(units), norm)
+    return maker
 
 
 def _upward(call: Applied, graph: Graph, graphs: list[Graph]) -> tuple[Any, Any]:
