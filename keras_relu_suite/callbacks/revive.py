@@ -17,6 +17,7 @@ from keras_relu_suite.monitor.repair import RepairLog, repair
 from keras_relu_suite.monitor.repair.due import Due, both, has_learned, wholly_dead
 from keras_relu_suite.monitor.repair.memory import Memory
 from keras_relu_suite.monitor.repair.signals import FAINT, is_silent
+from keras_relu_suite.monitor.symptoms import Symptom
 from keras_relu_suite.monitor.watch import Watch
 
 
@@ -74,7 +75,7 @@ class ReviveDeadNeurons(FitMonitor):
         self._due = Due(self.patience, self.max_repairs)
         self._losses: list[float] = []
         self._begun: WindowRecord | None = None
-        self._revived, self._first = 0, True
+        self._revived, self._first, self._cut = 0, True, 0
 
     @property
     def given_up(self) -> list[tuple[str, int]]:
@@ -155,7 +156,7 @@ class ReviveDeadNeurons(FitMonitor):
         if not any(site.samples for site in window.sites):
             return None
         known = len(self.given_up)
-        wanted = self._due.of(window)
+        wanted = self._due.of(window, urgent=epoch > 0 and not has_learned(self._losses))
         for site, unit in self.given_up[known:]:
             self._say(f"unit {unit} of {site} died again after {self.max_repairs} repairs and is left alone")
         if wanted is not None and epoch + 1 < self.params.get("epochs", 0):
@@ -165,9 +166,16 @@ class ReviveDeadNeurons(FitMonitor):
     def _repair(self, window: WindowRecord, data: Any, epoch: int, in_turn: bool = True) -> None:
         learned = in_turn and epoch > 0 and has_learned(self._losses)
         done = repair(self.model, window, data=data, learned=learned)
-        self._due.done(done, in_turn)
+        self._due.done(done)
         self._begun = None
         self._revived += done.revived
+        self._note(done, epoch)
+        if done.whole and in_turn:
+            since, self._cut = self._cut, len(self._losses)
+            if any(has_learned([self._losses[0], loss]) for loss in self._losses[since:]):
+                self._note(repair(self.model, (_slower("the network had learned, and was lost", epoch),)), epoch)
+
+    def _note(self, done: RepairLog, epoch: int) -> None:
         self.log.append(done)
         self._epochs.append(epoch)
         self._say(f"epoch {epoch + 1}: {done.summary()}")
@@ -183,3 +191,8 @@ class ReviveDeadNeurons(FitMonitor):
     def _say(self, text: str) -> None:
         if self.verbose:
             print(f"\n{text}", flush=True)
+
+
+def _slower(why: str, epoch: int) -> Symptom:
+    fix = "optimizer.learning_rate *= 0.1"
+    return Symptom("dead", None, epoch, "learning_rate", why, fix, remedy="cut_learning_rate")

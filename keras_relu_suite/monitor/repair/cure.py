@@ -47,6 +47,7 @@ def redraw(one: Ties, units: Sequence[int], pen: Pen) -> None:
     slope = float(np.max(one.site.semantics.negative_slopes, initial=0.0))
     part = maker.weights(units)
     pen.write(part, draws.kernel(maker.layer, part.variable, slope)[part.mask])
+    pen.write(part, maker.per_vector(draws.apart(maker.vectors(), units))[part.mask])
     parts = [part]
     bias = getattr(maker.layer, "bias", None)
     if bias is not None:
@@ -63,10 +64,14 @@ def redraw(one: Ties, units: Sequence[int], pen: Pen) -> None:
     pen.renew(parts)
 
 
-def fit_to(one: Ties, units: Sequence[int], h: Any, call: Call, spread: float, rate: float, pen: Pen) -> None:
+def fit_to(
+    one: Ties, units: Sequence[int], h: Any, call: Call, spread: float, rate: float, longest: float, pen: Pen
+) -> None:  # fmt: skip
     """Scale these units so that what their activation reads has this spread over the samples, and shift them so that
     it is in the activation's window on this share of them (Mishkin and Matas 2016, with the rate in place of mean 0).
-    Batch normalisation does the scaling where there is one, from statistics that are set to those of the batch."""
+    No unit's incoming weights get longer than `longest`: where little arrives, weights that made much of it would make
+    as much of the gradient on its way back. Batch normalisation does the scaling where there is one, from statistics
+    that are set to those of the batch."""
     maker = _maker(one)
     part = maker.weights(units)
     raw, _ = made(one, h, call)
@@ -77,6 +82,7 @@ def fit_to(one: Ties, units: Sequence[int], h: Any, call: Call, spread: float, r
     own = raw[:, list(units)]
     wide = own.std(axis=0)
     factor = np.where(wide > CONSTANT * np.abs(own).max(axis=0), spread / np.maximum(wide, 1e-30), 1.0)
+    factor = np.minimum(factor, longest / np.maximum(np.linalg.norm(maker.vectors()[list(units)], axis=1), 1e-30))
     bias = getattr(maker.layer, "bias", None)
     entry = _entry(own, one, rate)
     if bias is None:
@@ -91,6 +97,23 @@ def fit_to(one: Ties, units: Sequence[int], h: Any, call: Call, spread: float, r
         # The new input is factor·(z − b) + b'. Its entry is to lie at the window's.
         b = values(bias)[list(units)].astype(np.float64)
         pen.write(chosen(bias, units), Window.of(one.site.semantics).entry - factor * (entry - b))
+
+
+def shorten(maker: Maker, units: Sequence[int], longest: float, pen: Pen) -> tuple[int, ...]:
+    """Scale the incoming weights and bias of those of these units that are longer than that; returns which they are."""
+    if maker.norm is not None:
+        return ()  # it undoes any length
+    lengths = np.linalg.norm(maker.vectors(), axis=1)
+    long = tuple(unit for unit in units if lengths[unit] > longest * (1 + CONSTANT))
+    if long:
+        part = maker.weights(long)
+        pen.write(part, part.read() * maker.per_weight(longest / np.maximum(lengths, longest))[part.mask])
+        parts = [part]
+        if maker.layer.use_bias:
+            parts.append(chosen(maker.layer.bias, long))
+            pen.write(parts[-1], parts[-1].read() * (longest / lengths[list(long)]))
+        pen.renew(parts)
+    return long
 
 
 def shift(one: Ties, units: Sequence[int], h: Any, call: Call, rate: float, pen: Pen) -> dict[int, str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from keras_relu_suite.monitor.bounds import never_fired_bound
 from keras_relu_suite.monitor.record import SiteRecord, WindowRecord
-from keras_relu_suite.monitor.repair.log import RepairLog
+from keras_relu_suite.monitor.repair.log import CURES, RepairLog
 from keras_relu_suite.monitor.verdict import RARE
 
 LEARNED = 0.05
@@ -37,8 +37,11 @@ class Due:
         self._times: collections.Counter[tuple[str, int]] = collections.Counter()
         self._repairs, self._wait = 0, 0
 
-    def of(self, window: WindowRecord) -> WindowRecord | None:
-        """With one more epoch's window: what is known of the units that are due; None if none is."""
+    def of(self, window: WindowRecord, urgent: bool = False) -> WindowRecord | None:
+        """With one more epoch's window: what is known of the units that are due; None if none is.
+
+        What is urgent, because the network has learned nothing yet or nothing any more, does not wait.
+        """
         self._windows.append(window)
         joined, count = window, 1
         for earlier in reversed(self._windows[:-1]):
@@ -47,7 +50,7 @@ class Due:
             joined, count = both(earlier, joined), count + 1
         self._windows = self._windows[-count:]
         self._wait -= 1
-        if self._wait >= 0 or count < self.patience or not _sure(joined):
+        if (self._wait >= 0 and not urgent) or count < self.patience or not _sure(joined):
             return None
         sites = []
         for site in joined.sites:
@@ -58,15 +61,16 @@ class Due:
         wanted = WindowRecord(joined.epoch, tuple(sites))
         return wanted if wanted.dead else None
 
-    def done(self, log: RepairLog, in_turn: bool = True) -> None:
-        """Count a repair; one that was not in turn (after the first step) makes none wait."""
+    def done(self, log: RepairLog) -> None:
+        """Count a repair; one of a network that was lost makes none wait."""
         self._windows = []
-        tried = {(action.where, unit) for action in log.actions for unit in action.units}
+        cured = [action for action in log.actions if action.remedy in CURES]
+        tried = {(action.where, unit) for action in cured for unit in action.units}
         self._times.update(tried)
         refused = {(left.where, unit) for left in log.left for unit in left.units} - tried
         self._times.update(dict.fromkeys(refused, self.max_repairs))  # or it would be tried again and again
         self.given_up += sorted(refused)
-        if in_turn:
+        if not log.whole:
             self._repairs += 1
             self._wait = self._repairs
 
@@ -93,10 +97,11 @@ def wholly_dead(site: SiteRecord) -> bool:
 
 
 def has_learned(losses: Sequence[float]) -> bool:
-    """Whether the loss has ever been 5 % of the first epoch's size below that; taken as so where it is not known."""
+    """Whether the loss is 5 % below the first epoch's; what was learned and lost again is not. Taken as so where it is
+    not known."""
     if not losses or not all(math.isfinite(loss) for loss in losses):
         return True
-    return losses[0] - min(losses) > LEARNED * abs(losses[0])
+    return losses[0] - losses[-1] > LEARNED * abs(losses[0])
 
 
 def _sure(window: WindowRecord) -> bool:

@@ -17,8 +17,16 @@ from keras_relu_suite.monitor.repair.changes import Setting
 from keras_relu_suite.monitor.repair.cure import Pen
 from keras_relu_suite.monitor.repair.log import Action, Left, RepairLog
 from keras_relu_suite.monitor.repair.signals import Floats, Seen
-from keras_relu_suite.monitor.repair.ties import Ties, tie
+from keras_relu_suite.monitor.repair.ties import Maker, Ties, tie
 from keras_relu_suite.monitor.symptoms import Symptom
+
+# The length of incoming weights of variance 2 / fan_in, which keep the size of a gradient on its way back where half of
+# the units fire (He et al. 2015, eq. 14).
+HE = float(np.sqrt(2.0))
+# Where the signal is to come through, z of variance 1 that is on for this share of the samples gives max(z, 0) of
+# variance 0.44: 0.94 of the signal's spread is left by each layer, and 1.1 of the gradient's. Half would leave 0.83 of
+# the signal, which 18 layers make 0.03.
+OPEN = 0.6
 
 
 @dataclass(eq=False)
@@ -30,6 +38,11 @@ class Case:
     dead_at: dict[int, float]
     why: str
     remedy: str = "reinitialise"
+
+    @property
+    def whole(self) -> bool:
+        """Whether they are all units of the site."""
+        return self.ties.maker is not None and len(self.units) == self.ties.maker.units
 
 
 @dataclass(eq=False)
@@ -43,6 +56,7 @@ class Job:
     silence: float = signals.CONSTANT
     actions: list[Action] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    lost: bool = False
 
     def run(self, data: Any) -> RepairLog:
         of_units = ("reinitialise", "shift_bias", "leaky")
@@ -63,7 +77,7 @@ class Job:
         if rebuild:
             _make_anew(self.model)
         return RepairLog(
-            self.model.name, tuple(self.actions), tuple(self.left), change, samples, tuple(self.pen.changes)
+            self.model.name, tuple(self.actions), tuple(self.left), change, samples, self.lost, tuple(self.pen.changes)
         )
 
     def _settings(self, remedies: dict[str | None, str | None]) -> bool:
@@ -133,9 +147,9 @@ class Job:
     ) -> list[Floats]:  # fmt: skip
         """Repairs the cases; returns the outputs after that."""
         ties = [case.ties for case in cases]
-        lost = signals.silent(was, self.silence)
+        self.lost = lost = bool(cases) and signals.silent(was, self.silence)
         if self.silence < signals.FAINT:  # a head that starts from zeros is silent as well, and nothing is lost
-            lost &= any(case.ties.maker is not None and len(case.units) == case.ties.maker.units for case in cases)
+            self.lost = lost = lost and any(case.whole for case in cases)
         if lost:  # then every site counts, and not those with dead units alone
             graphs = list(wiring.graphs_of(self.model)) if wiring.can_be_read(self.model) else []
             known = {one.site.name: one for one in ties}
@@ -152,6 +166,12 @@ class Job:
             elif case is not None:
                 self._quietly(case, before[i], h, call)
 
+        if lost:
+            for head in _heads(ties):
+                long = cure.shorten(head, range(head.units), HE, self.pen)
+                if long:
+                    why, name = "its weights had grown beyond what keeps a gradient's size", head.layer.name
+                    self.actions.append(Action("rescale", name, long, why, {}, {}, False))
         return signals.run(self.model, data, ties, look)
 
     def _observe(self, ties: Sequence[Ties], data: Any) -> tuple[dict[int, Seen], list[Floats]]:
@@ -178,7 +198,7 @@ class Job:
             return
         cure.mute(case.ties, units, case.dead_at, self.pen)
         cure.redraw(case.ties, units, self.pen)
-        cure.fit_to(case.ties, units, h, call, spread, rate, self.pen)
+        cure.fit_to(case.ties, units, h, call, spread, rate, _longest(case), self.pen)
         z = signals.made(case.ties, h, call)[1]
         cure.unheard(case.ties, units, z, self.pen)
         self._done("reinitialise", case, units, seen, z, True)
@@ -195,16 +215,19 @@ class Job:
                 now = Seen.of(signals.made(one, h, call)[1], one.site.semantics)
                 drawn = tuple(u for u in case.units if now.rate[u] == 0)
         rest = tuple(u for u in range(maker.units) if u not in drawn) if behind else ()
-        if drawn:
-            cure.redraw(one, drawn, self.pen)
-        if drawn or rest:
-            cure.fit_to(one, tuple(sorted(drawn + rest)), h, call, 1.0, 0.5, self.pen)
-            self.pen.renew([maker.weights(rest)] if rest else [])
-            z = signals.made(one, h, call)[1]
-            if drawn and case is not None:
-                self._done("reinitialise", case, drawn, seen, z, False)
-            if rest:
-                self._done("rescale", Case(one, rest, {}, "nothing came through before it"), rest, seen, z, False)
+        made = tuple(sorted(drawn + rest))
+        if made:
+            cure.redraw(one, made, self.pen)
+            cure.fit_to(one, made, h, call, 1.0, OPEN, HE, self.pen)
+        long = cure.shorten(maker, [u for u in range(maker.units) if u not in made], HE, self.pen)
+        z = signals.made(one, h, call)[1]
+        for remedy, units, why in (
+            ("reinitialise", drawn, "" if case is None else case.why),
+            ("redraw", rest, "what it had learned, it had learned from nothing"),
+            ("rescale", long, "its weights had grown beyond what keeps a gradient's size"),
+        ):  # fmt: skip
+            if units:
+                self._done(remedy, Case(one, units, {}, why), units, seen, z, False)
         return bool(drawn)
 
     def _done(self, remedy: str, case: Case, units: tuple[int, ...], seen: Seen, z: Floats, keeps: bool) -> None:
@@ -231,6 +254,20 @@ def _not_mute(case: Case) -> str:
     if any(case.dead_at[u] for u in case.units) and not all(reader.is_norm for reader in ties.readers):
         return "they give a value other than 0, which the layers behind would miss"
     return ""
+
+
+def _heads(ties: Sequence[Ties]) -> list[Maker]:
+    """The layers behind the last sites."""
+    makers = {id(one.maker.layer) for one in ties if one.maker is not None}
+    found = {id(reader.layer): reader.layer for one in ties for reader in one.readers if not reader.is_norm}
+    return [Maker.of(layer) for key, layer in found.items() if key not in makers]
+
+
+def _longest(case: Case) -> float:
+    """The length of the longest incoming weights of a living unit, or of He's where that is more."""
+    assert case.ties.maker is not None
+    lengths = np.delete(np.linalg.norm(case.ties.maker.vectors(), axis=1), list(case.units))
+    return float(max(lengths.max(initial=0.0), HE))
 
 
 def _of_the_living(case: Case, seen: Seen) -> tuple[float, float]:

@@ -14,7 +14,12 @@ from keras_relu_suite.monitor.record import units as units_text
 from keras_relu_suite.monitor.repair.changes import Change, Setting
 from keras_relu_suite.monitor.symptoms import REMEDIES
 
-REMEDY = {**REMEDIES, "rescale": "scale and centre the units behind a layer through which nothing came"}
+REMEDY = {
+    **REMEDIES,
+    "redraw": "draw units anew that live, behind a layer through which nothing came",
+    "rescale": "shorten the weights of units that live, in a network that is lost",
+}
+CURES = ("reinitialise", "shift_bias")
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class RepairLog:
         left: What was found and left alone, and why.
         function_change: The largest change of any output over the data, in units of the output; None without data.
         samples: On how many samples that rests.
+        whole: Whether the network was lost, so that nothing was preserved.
     """
 
     model: str
@@ -80,6 +86,7 @@ class RepairLog:
     left: tuple[Left, ...]
     function_change: float | None
     samples: int
+    whole: bool = False
     changes: tuple[Change | Setting, ...] = field(default=(), repr=False, compare=False)
 
     def __bool__(self) -> bool:
@@ -88,7 +95,7 @@ class RepairLog:
     @property
     def revived(self) -> int:
         """How many dead units were drawn anew or shifted."""
-        return sum(len(one.units) for one in self.actions if one.remedy in ("reinitialise", "shift_bias"))
+        return sum(len(one.units) for one in self.actions if one.remedy in CURES)
 
     def undo(self) -> None:
         """Put back, bit for bit, every weight, slot of the optimizer and setting that the repair touched.
@@ -117,6 +124,7 @@ class RepairLog:
             "revived": self.revived,
             "function_change": self.function_change,
             "samples": self.samples,
+            "whole": self.whole,
             "actions": [one.to_dict() for one in self.actions],
             "left": [one.to_dict() for one in self.left],
         }

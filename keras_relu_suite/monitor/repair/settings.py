@@ -12,7 +12,7 @@ from keras_relu_suite.monitor.repair import slots
 from keras_relu_suite.monitor.repair.changes import Setting
 
 SLOPE = 0.2  # keras' own leaky_relu, so that a saved model says it by name
-CUT = 0.1
+CUT = 1 / 3
 NORM = 1.0
 
 
@@ -34,8 +34,8 @@ def leaky(site: Site) -> Setting | str:
     return "it is a function in the model's graph, which cannot be replaced in place; krs.swap_activations makes a copy"
 
 
-def cut_learning_rate(optimizer: Any) -> Setting | str:
-    """Divide the learning rate by 10.
+def cut_learning_rate(optimizer: Any, factor: float = CUT) -> Setting | str:
+    """Multiply the learning rate by a factor; by default divide it by 10.
 
     Returns:
         What takes it back, or why it cannot be.
@@ -47,7 +47,7 @@ def cut_learning_rate(optimizer: Any) -> Setting | str:
     if not isinstance(held, keras.Variable):
         return "the learning rate follows a schedule: give the optimizer a lower one"
     before = keras.ops.convert_to_numpy(held)
-    held.assign(before * CUT)
+    held.assign(before * factor)
     return Setting(functools.partial(held.assign, before))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from keras_relu_suite import recognize, wiring
 from keras_relu_suite.describe import Site
-from keras_relu_suite.monitor.repair.changes import Mask, Part, chosen
+from keras_relu_suite.monitor.repair.changes import Mask, Part, chosen, values
 from keras_relu_suite.semantics import Semantics
 from keras_relu_suite.structure import Applied
 from keras_relu_suite.wiring import Graph, No
@@ -35,6 +35,14 @@ class Maker:
     units: int
     norm: Any = None
 
+    @staticmethod
+    def of(layer: Any, norm: Any = None) -> Maker:
+        """Of a convolution or dense layer."""
+        shape = Maker(layer, 0).kernel.shape
+        if type(layer) in wiring.DEPTHWISE:
+            return Maker(layer, int(shape[-1] * shape[-2]), norm)
+        return Maker(layer, int(shape[-2] if type(layer) in wiring.TRANSPOSED else shape[-1]), norm)
+
     @property
     def kernel(self) -> Any:
         """The variable that holds one unit's weights apart from another's."""
@@ -48,6 +56,20 @@ class Maker:
             mask.reshape(-1, self.units)[:, list(units)] = True
             return Part(kernel, mask)
         return chosen(kernel, units, axis=-2 if type(self.layer) in wiring.TRANSPOSED else -1)
+
+    def vectors(self) -> NDArray[np.float64]:
+        """The incoming weights of each unit, `(units, weights)`."""
+        kernel = values(self.kernel).astype(np.float64)
+        if type(self.layer) in wiring.TRANSPOSED:
+            kernel = np.swapaxes(kernel, -1, -2)
+        return kernel.reshape(-1, self.units).T
+
+    def per_vector(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of `vectors`, the kernel."""
+        shape = tuple(self.kernel.shape)
+        if type(self.layer) in wiring.TRANSPOSED:
+            return np.swapaxes(vectors.T.reshape(*shape[:-2], shape[-1], shape[-2]), -1, -2)
+        return vectors.T.reshape(shape)
 
     def per_weight(self, by_unit: NDArray[np.float64]) -> NDArray[np.float64]:
         """A number for each unit, for each of its incoming weights."""
@@ -148,15 +170,10 @@ def _maker(site: Site, graphs: list[Graph], inside: bool) -> Maker:
         raise No(f"{layer.name} ({type(layer).__name__}), which makes its units, is no convolution or dense layer")
     if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
         raise No(f"{layer.name} has LoRA or quantised weights")
-    maker = Maker(layer, 0, norm)
-    shape = maker.kernel.shape
-    if type(layer) in wiring.DEPTHWISE:
-        units = shape[-1] * shape[-2]
-    else:
-        units = shape[-2] if type(layer) in wiring.TRANSPOSED else shape[-1]
+    maker = Maker.of(layer, norm)
     if not any(maker.kernel is weight for weight in layer.trainable_weights):
         raise No(f"{layer.name} is frozen (trainable=False)")
-    return Maker(layer, int(units), norm)
+    return maker
 
 
 def _upward(call: Applied, graph: Graph, graphs: list[Graph]) -> tuple[Any, Any]:
