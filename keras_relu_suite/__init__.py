@@ -50,6 +50,7 @@ _LAZY = {
     "export": "keras_relu_suite.export",
     "initializers": "keras_relu_suite.initializers",
     "probe": "keras_relu_suite.verify.probe:probe",
+    "repair": "keras_relu_suite.monitor.repair:repair",
     "quantization_aware": "keras_relu_suite.export.qat:quantization_aware",
     "reinitialize": "keras_relu_suite.monitor.reinitialize:reinitialize",
     "swap_activations": "keras_relu_suite.swap:swap_activations",

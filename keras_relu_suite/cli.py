@@ -85,7 +85,9 @@ def inspect(file: Path, as_json: bool, modules: tuple[str, ...]) -> int:
 
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Samples: .npz with array x, or .npy.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="Samples: .npz with array x (and y), or .npy."
+)
 @click.option("--layers", multiple=True, metavar="NAME", help="An activation to look at (repeatable, * for any).")
 @click.option("--granularity", default="channel", show_default=True, help="What a unit is: channel or position.")
 @click.option("--report", "target", type=click.Path(path_type=Path), help="Write a report as well: .json.")
@@ -102,7 +104,8 @@ def diagnose(
     import_modules(modules)
     if target is not None:
         reports.check(target, (".json",))
-    result = run(keras_model(model), samples(data)[0], layers or None, granularity)
+    x, y = samples(data)
+    result = run(keras_model(model), x, y, layers or None, granularity)
     _print(result, as_json)
     if target is not None:
         result.save(target)

@@ -15,7 +15,7 @@ import keras_relu_suite as krs
 PACKAGE = Path(krs.__file__).parent
 ORDER = [
     ("errors",), ("report",), ("smooth",), ("semantics",), ("_fused",), ("ops",), ("layers", "initializers"),
-    ("structure", "recognize"), ("opaque",), ("describe", "optimizers"),
+    ("structure", "recognize"), ("opaque", "wiring"), ("describe", "optimizers"),
     ("tflite",), ("monitor",), ("callbacks", "export", "devices", "swap"), ("verify",), ("analysis",), ("demo",),
     ("given",), ("cli",), ("__main__",),
 ]  # fmt: skip

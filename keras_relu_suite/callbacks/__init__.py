@@ -2,5 +2,6 @@
 
 from keras_relu_suite.callbacks.dead_neurons import DeadNeuronMonitor
 from keras_relu_suite.callbacks.gradient_flow import GradientFlowMonitor
+from keras_relu_suite.callbacks.revive import ReviveDeadNeurons
 
-__all__ = ["DeadNeuronMonitor", "GradientFlowMonitor"]
+__all__ = ["DeadNeuronMonitor", "GradientFlowMonitor", "ReviveDeadNeurons"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +11,11 @@ from keras_relu_suite import report
 from keras_relu_suite.callbacks.fitting import FitMonitor, check_reaction, when_fit_is_left
 from keras_relu_suite.describe import Description
 from keras_relu_suite.errors import DeadUnitsWarning
+from keras_relu_suite.monitor import causes
 from keras_relu_suite.monitor.coverage import cover
+from keras_relu_suite.monitor.facts import Facts, facts_of, rate_of
 from keras_relu_suite.monitor.record import WindowRecord
+from keras_relu_suite.monitor.symptoms import CAUSES
 from keras_relu_suite.monitor.watch import EVERY, Watch
 
 KEYS = ("dead_fraction", "dead_fraction_max", "dormant_fraction")
@@ -42,7 +46,7 @@ class DeadNeuronMonitor(FitMonitor):
         log_dir: A folder for TensorBoard: fractions as scalars, firing rates as histograms.
 
     Attributes:
-        history: One `WindowRecord` per epoch.
+        history: One `WindowRecord` per epoch; where units are dead, its `symptoms` hold the most probable cause.
         lost: What the monitor could not do while training went on.
 
     Raises:
@@ -61,6 +65,8 @@ class DeadNeuronMonitor(FitMonitor):
         self.on_dead, self.layers, self.granularity = on_dead, layers, granularity
         self.history: list[WindowRecord] = []
         self._watch: Watch | None = None
+        self._facts: Facts | None = None
+        self._rates: list[float | None] = []
 
     def coverage(self) -> Description:
         """The sites that are watched, and by name what is not, with the reason."""
@@ -73,7 +79,7 @@ class DeadNeuronMonitor(FitMonitor):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self.detach()
-        self._watch, self.history = None, []
+        self._watch, self._facts, self._rates, self.history = None, None, [], []
         self.begin()
         if self.model.built:
             self._begin()
@@ -96,13 +102,16 @@ class DeadNeuronMonitor(FitMonitor):
                 logs[key] = float("nan") if window is None else getattr(window, key)
         if window is None:
             return
+        self._rates.append(rate_of(self.model.optimizer))
+        window = self._explained(window)
         fresh = _newly_dead(self.history[-1] if self.history else None, window)
         self.history.append(window)
         if self.verbose:
             print("\n" + window.summary(), flush=True)
         self.keep(epoch, self._run, lambda: _series(window))
         if fresh:
-            self.react(self.on_dead, window, f"epoch {epoch + 1}: {fresh}", DeadUnitsWarning)
+            why = "".join(f"\n    probably {CAUSES[s.cause]}: {s.fix}" for s in window.symptoms)
+            self.react(self.on_dead, window, f"epoch {epoch + 1}: {fresh}{why}", DeadUnitsWarning)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         watch = self._watch
@@ -127,6 +136,8 @@ class DeadNeuronMonitor(FitMonitor):
         self._watch.attach()
         self._watch.split()
         when_fit_is_left(self._watch.detach)
+        self._facts = self.attempt("the facts of the model", lambda: facts_of(model))
+        self._rates = [rate_of(model.optimizer)]
         unread = self._watch.coverage().unread
         if self.verbose and unread:
             print("dead units, not watched: " + "; ".join(f"{u.name} ({u.reason})" for u in unread))
@@ -141,6 +152,14 @@ class DeadNeuronMonitor(FitMonitor):
             return None
         window = self.attempt(f"the verdicts of epoch {epoch + 1}", lambda: watch.take(epoch))
         return window if window is not None and any(site.samples for site in window.sites) else None
+
+    def _explained(self, window: WindowRecord) -> WindowRecord:
+        """With the cause of what is dead in it."""
+        facts = self._facts
+        if facts is None or not window.dead:
+            return window
+        symptoms = self.attempt("the cause", lambda: causes.of_window(window, facts, self._rates))
+        return dataclasses.replace(window, symptoms=symptoms or ())
 
     def _run(self) -> dict[str, Any]:
         windows = [window.to_dict() for window in self.history]

@@ -51,7 +51,8 @@ class GradientFlowMonitor(FitMonitor):
 
     Attributes:
         history: One `FlowRecord` per epoch.
-        symptoms: The `Symptom`s so far, each kind once.
+        symptoms: The `Symptom`s so far; a kind that goes on is told once, and again if it comes back after it was gone
+            for a tenth of the epochs.
         facts: What the model was made of before training.
         lost: What the monitor could not do while training went on.
 
@@ -73,6 +74,7 @@ class GradientFlowMonitor(FitMonitor):
         self.facts: Facts | None = None
         self._flow: Flow | None = None
         self._first: FlowRecord | None = None
+        self._found: dict[str, int] = {}
         self._turns = self._epoch = 0
 
     @property
@@ -84,7 +86,7 @@ class GradientFlowMonitor(FitMonitor):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self.detach()
-        self.history, self.symptoms, self._turns = [], (), 0
+        self.history, self.symptoms, self._found, self._turns = [], (), {}, 0
         self.facts = self._flow = self._first = None
         self.begin()
         if self.model.built:
@@ -159,19 +161,17 @@ class GradientFlowMonitor(FitMonitor):
             record = self._first = self.attempt("the first batch", lambda: flow.peek(self._epoch))
             found = [] if record is None else self.attempt("its verdicts", lambda: judge.judge_first(record))
             self._tell(found or (), [record] if record is not None else [])
-        elif self.attempt("a look at the numbers", flow.look) is not None and not self._told("not_finite"):
+        elif "not_finite" not in self._found and self.attempt("a look at the numbers", flow.look) is not None:
             record = self.attempt("the step that was not finite", lambda: flow.peek(self._epoch))
             if record is not None:
                 self._tell(judge.judge_first(record), [*self.history, record])
 
-    def _told(self, kind: str) -> bool:
-        return any(symptom.kind == kind for symptom in self.symptoms)
-
     def _tell(self, found: Sequence[Finding], history: Sequence[FlowRecord]) -> None:
         facts = self.facts
         for finding in found:
-            if facts is None or self._told(finding.kind):
-                continue
+            last, self._found[finding.kind] = self._found.get(finding.kind), finding.epoch
+            if facts is None or (last is not None and finding.epoch - last <= self.patience):
+                continue  # told, and not over since
             symptom = self.attempt("a cause", functools.partial(causes.explain, finding, history, facts, self._first))
             if symptom is None:
                 continue

@@ -21,14 +21,16 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_relu_suite import wiring
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.export import pairs
-from keras_relu_suite.export.pairs import Floats, Graph, No, Skipped
+from keras_relu_suite.export.pairs import Floats, Skipped
 from keras_relu_suite.layers import ConcatenatedReLU
 from keras_relu_suite.structure import Applied
+from keras_relu_suite.wiring import Graph, No
 
 # Linear, alike for every channel, and 0 where all is 0.
-_LINEAR = pairs.SILENT + tuple(
+_LINEAR = wiring.SILENT + tuple(
     getattr(keras.layers, f"{kind}{n}D")
     for n in (1, 2)
     for kind in ("AveragePooling", "GlobalAveragePooling", "ZeroPadding", "Cropping", "UpSampling")
@@ -118,7 +120,7 @@ def _concatenating(model: keras.Model, description: Description) -> list[tuple[s
 
 
 def _double(site: Site, graphs: list[Graph]) -> Double:
-    graph, call = pairs.only_call(site.layer, graphs)
+    graph, call = wiring.only_call(site.layer, graphs)
     if site.channel_axis not in (-1, len(site.output_shape or ()) - 1):
         raise No("its channels are not on the last axis")
     channels = int(call.outputs[0].shape[-1])
@@ -134,7 +136,7 @@ def _double(site: Site, graphs: list[Graph]) -> Double:
 
 def _concatenation(name: str, layer: Any, graphs: list[Graph]) -> Double:
     """The halves are its output: whoever reads them reads them as before."""
-    graph, call = pairs.only_call(layer, graphs)
+    graph, call = wiring.only_call(layer, graphs)
     shape = call.outputs[0].shape
     if layer.axis not in (-1, len(shape) - 1):
         raise No("its channels are not on the last axis")
@@ -157,15 +159,15 @@ def by_channel(slopes: Floats, channels: int) -> Floats:
 def _made(first: Any) -> None:
     """Nothing, if the layer that makes the channels can make twice as many."""
     _weighted(first)
-    if type(first) in pairs.DEPTHWISE:
+    if type(first) in wiring.DEPTHWISE:
         raise No(f"{first.name} is depthwise, and with twice the outputs for an input it is many times slower")
 
 
 def _weighted(layer: Any) -> None:
     """Nothing, if its kernel can be doubled."""
-    if type(layer) not in pairs.KERNELS:
+    if type(layer) not in wiring.KERNELS:
         raise No(f"{layer.name} ({type(layer).__name__}) is no convolution or dense layer")
-    pairs.channels_last(layer)
+    wiring.channels_last(layer)
     if type(layer) in _THREE:
         raise No(f"{layer.name} ({type(layer).__name__}) has no integer kernels")
     if getattr(layer, "groups", 1) != 1:
@@ -177,7 +179,7 @@ def _weighted(layer: Any) -> None:
 def _adding(layer: Any) -> None:
     """Nothing, if the layer adds up over the channels that it reads."""
     _weighted(layer)
-    if type(layer) in pairs.DEPTHWISE:
+    if type(layer) in wiring.DEPTHWISE:
         raise No(f"{layer.name} is depthwise, and adds nothing up over its inputs")
 
 
@@ -212,14 +214,14 @@ class Way:
         size = int(tensor.shape[-1] or 0)
         for reader in calls:
             layer = reader.operation
-            if len(pairs.tensors_of(reader)) != 1:
+            if len(wiring.tensors_of(reader)) != 1:
                 raise No(f"{layer.name} reads it together with something else")
-            pairs.channels_last(layer)
+            wiring.channels_last(layer)
             if type(layer) is keras.layers.Reshape and not flat and layer.target_shape[-1] == self._channels:
-                pairs.only_call(layer, self._graphs)
+                wiring.only_call(layer, self._graphs)
                 self.reshapes.append(layer)
             elif type(layer) not in (*_LINEAR, keras.layers.Flatten):
-                pairs.only_call(layer, self._graphs)
+                wiring.only_call(layer, self._graphs)
                 self._check(layer)
                 if size != self._channels and not (flat and size % self._channels == 0):
                     raise No(f"{layer.name} reads {size} values, which are not {self._channels} channels")

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_relu_suite import wiring
 from keras_relu_suite.describe import describe
 from keras_relu_suite.errors import ModelError, one_line
 from keras_relu_suite.export import calibrate, pairs, reach
@@ -99,7 +100,7 @@ def equalized(model: keras.Model, data: Any = None) -> tuple[keras.Model, Equali
     """
     measured: Mapping[str, Floats] = {}
     if data is not None:
-        if not pairs.can_be_read(model):
+        if not wiring.can_be_read(model):
             pairs.find(model)  # raises, and says why
         inputs = [(t.name, tuple(t.shape), t.dtype) for t in model.inputs]
         samples = calibrate.by_name(data, inputs, "data")

@@ -18,14 +18,16 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_relu_suite import wiring
 from keras_relu_suite.describe import Description, Site, describe
 from keras_relu_suite.export import doubles, lowering, pairs
 from keras_relu_suite.export.copies import copied
 from keras_relu_suite.export.equalize import Values
-from keras_relu_suite.export.pairs import Floats, Graph, No, Skipped
+from keras_relu_suite.export.pairs import Floats, Skipped
 from keras_relu_suite.export.signature import Inputs
 from keras_relu_suite.layers import PReLU
 from keras_relu_suite.monitor import probe
+from keras_relu_suite.wiring import Graph, No
 
 _PRELUS = (PReLU, keras.layers.PReLU)
 
@@ -99,7 +101,7 @@ def _steep(site: Site) -> bool:
 def _flip(site: Site, graphs: list[Graph]) -> Flip:
     if type(site.layer) not in (*_PRELUS, keras.layers.LeakyReLU):
         raise No(f"{site.layer.name} is no PReLU or LeakyReLU layer")
-    graph, call = pairs.only_call(site.layer, graphs)
+    graph, call = wiring.only_call(site.layer, graphs)
     if site.channel_axis not in (-1, len(site.output_shape or ()) - 1):
         raise No("its channels are not on the last axis")
     channels = int(call.outputs[0].shape[-1])
@@ -113,9 +115,9 @@ def _flip(site: Site, graphs: list[Graph]) -> Flip:
 
 def _reads(layer: Any) -> None:
     """Nothing, if the layer has a weight for every channel that it reads."""
-    if type(layer) not in pairs.KERNELS:
+    if type(layer) not in wiring.KERNELS:
         raise No(f"{layer.name} ({type(layer).__name__}) is no convolution or dense layer")
-    pairs.channels_last(layer)
+    wiring.channels_last(layer)
     if getattr(layer, "groups", 1) != 1:
         raise No(f"{layer.name} reads its channels in groups")
     _plain(layer)

@@ -16,8 +16,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_relu_suite import wiring
 from keras_relu_suite.describe import Description, describe
-from keras_relu_suite.export import calibrate, equalize, pairs, reach
+from keras_relu_suite.export import calibrate, equalize, reach
 from keras_relu_suite.export.doubles import Double
 from keras_relu_suite.export.losses import BENT, EQUALIZE, INT16, BentSlope, DeadUnit, Kept, LostSlope
 from keras_relu_suite.export.reach import Floats, Reach
@@ -73,7 +74,7 @@ def prepared(
         gains = {one.site: one.halves.gains for one in doubled}
         reaches = tuple(replace(one, gains=gains.get(one.site)) for one in reaches)
     wide = {one.site for one in reaches}  # our lowerings are not the converter's, and say what they do to slopes
-    if not pairs.can_be_read(model) and not spec.equalize:
+    if not wiring.can_be_read(model) and not spec.equalize:
         return Prepared(model, description, lambda steps: of(reaches, steps, wide=wide, bits=bits))
     plan, weights = equalize.planned(model, reach.largest(reaches))
     obstacles = {one.site: one.reason for one in plan.skipped}

@@ -8,7 +8,7 @@ does once its gamma and beta are divided by s.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,29 +16,25 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_relu_suite import structure
 from keras_relu_suite.describe import Site, describe
 from keras_relu_suite.errors import ModelError
 from keras_relu_suite.structure import Applied
+from keras_relu_suite.wiring import (
+    CHANNELWISE,
+    DEPTHWISE,
+    KERNELS,
+    SILENT,
+    TRANSPOSED,
+    Graph,
+    No,
+    can_be_read,
+    channels_last,
+    graphs_of,
+    only_call,
+    tensors_of,
+)  # fmt: skip
 
 Floats = NDArray[np.float64]
-
-
-def _kinds(*names: str) -> tuple[type, ...]:
-    return tuple(getattr(keras.layers, name) for name in names)
-
-
-DEPTHWISE = _kinds("DepthwiseConv1D", "DepthwiseConv2D")
-TRANSPOSED = _kinds("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-# Exactly these classes: one that is derived from them may do anything in its call().
-KERNELS = (*_kinds("Dense", "Conv1D", "Conv2D", "Conv3D"), *TRANSPOSED, *DEPTHWISE)
-SILENT = _kinds("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Identity")
-_CHANNELWISE = SILENT + _kinds(
-    "Flatten", *(f"{kind}{n}D" for n in (1, 2, 3) for kind in (
-        "MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling", "ZeroPadding", "Cropping",
-        "UpSampling",
-    ))
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,10 +67,6 @@ class Skipped:
 
     def __str__(self) -> str:
         return f"{self.site}: {self.reason}"
-
-
-class No(Exception):
-    """Why a site has no pair."""
 
 
 def find(model: keras.Model) -> tuple[tuple[Pair, ...], tuple[Skipped, ...]]:
@@ -113,49 +105,6 @@ def sorted_out(
     return tuple(found), tuple(skipped)
 
 
-def can_be_read(model: Any) -> bool:
-    """Whether keras knows which layer of `model` reads which."""
-    if isinstance(model, keras.Sequential):
-        return bool(model.built) and getattr(model, "_functional", None) is not None  # keras has no public way
-    return isinstance(model, keras.Model) and getattr(model, "operations", None) is not None
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Who makes and who reads each tensor of one functional model; tensors by id, the model keeps them alive."""
-
-    name: str
-    calls: dict[int, list[Applied]]
-    made: dict[int, Applied]
-    read: dict[int, list[Applied]]
-    ends: set[int]
-
-
-def graphs_of(model: Any, seen: set[int] | None = None) -> Iterator[Graph]:
-    """The graph of a functional model and those of the models nested in it."""
-    seen = set() if seen is None else seen
-    if id(model) in seen:
-        return
-    seen.add(id(model))
-    graph = getattr(model, "_functional", model)  # keras has no public way
-    found = Graph(model.name, {}, {}, {}, {id(t) for t in keras.tree.flatten(graph.outputs)})
-    for operation in graph.operations:
-        found.calls[id(operation)] = structure.nodes(graph, operation)
-        for call in found.calls[id(operation)]:
-            found.made.update((id(t), call) for t in keras.tree.flatten(call.outputs))
-            for t in tensors_of(call):
-                found.read.setdefault(id(t), []).append(call)
-    yield found
-    for operation in graph.operations:
-        if can_be_read(operation):
-            yield from graphs_of(operation, seen)
-
-
-def tensors_of(call: Applied) -> list[Any]:
-    """What a call reads."""
-    return [t for t in keras.tree.flatten((call.args, call.kwargs)) if isinstance(t, keras.KerasTensor)]
-
-
 def _pair(site: Site, graphs: list[Graph]) -> Pair:
     if not site.semantics.homogeneous:
         raise No(f"{site.semantics.kind} is not positively homogeneous")
@@ -174,20 +123,6 @@ def _pair(site: Site, graphs: list[Graph]) -> Pair:
         if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
             raise No(f"{layer.name} has LoRA or quantised weights")
     return Pair(site, first, second, channels, norm)
-
-
-def only_call(layer: Any, graphs: list[Graph]) -> tuple[Graph, Applied]:
-    """The graph that calls a layer, and the call.
-
-    Raises:
-        No: it is not called exactly once.
-    """
-    calls = [(graph, call) for graph in graphs for call in graph.calls.get(id(layer), ())]
-    if not calls:
-        raise No(f"{layer.name} lies inside a layer that is not a functional model")
-    if len(calls) > 1:
-        raise No(f"{layer.name} is shared by {len(calls)} calls")
-    return calls[0]
 
 
 def upward(call: Applied, graph: Graph, graphs: list[Graph]) -> tuple[Any, Any]:
@@ -236,7 +171,7 @@ def _downward(call: Applied, graph: Graph, graphs: list[Graph], channels: int) -
             raise No(f"its channels go on to {names or 'nothing'}, not to one layer that reads nothing else")
         (call,) = readers
         layer = call.operation
-        if type(layer) in _CHANNELWISE:
+        if type(layer) in CHANNELWISE:
             channels_last(layer)
             flat = flat or type(layer) is keras.layers.Flatten
             continue
@@ -255,16 +190,6 @@ def _downward(call: Applied, graph: Graph, graphs: list[Graph], channels: int) -
 def _linear(layer: Any) -> bool:
     activation = getattr(layer, "activation", None)
     return activation is None or activation is keras.activations.linear
-
-
-def channels_last(layer: Any) -> None:
-    """Nothing, if the layer has its channels last.
-
-    Raises:
-        No: it has them first.
-    """
-    if getattr(layer, "data_format", None) == "channels_first":
-        raise No(f"{layer.name} has its channels first")
 
 
 def out_view(layer: Any, kernel: Floats) -> tuple[Floats, int]:

@@ -12,8 +12,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from keras_relu_suite.monitor.facts import BOUNDED, GROWING, Facts
-from keras_relu_suite.monitor.flow_record import FlowRecord, Spread
-from keras_relu_suite.monitor.judge import Finding
+from keras_relu_suite.monitor.flow_record import FlowRecord, Spread, bare
+from keras_relu_suite.monitor.judge import Finding, judge_window
+from keras_relu_suite.monitor.record import WindowRecord
 from keras_relu_suite.monitor.symptoms import Symptom
 
 # Kernels whose scale is off by this factor change the signal's by its depth-th power.
@@ -34,6 +35,7 @@ RANGES = {
 Why = tuple[str, str, str, str | None]  # cause, evidence, fix, remedy
 STANDARDISE = "x = (x - x.mean(0)) / (x.std(0) + 1e-7)"
 DRAW = "krs.reinitialize(model, x)"
+REPAIR = "krs.repair(model, krs.diagnose(model, x), data=x)"
 
 
 def explain(
@@ -59,8 +61,22 @@ def explain(
     return _symptom(finding, *_seed(finding, facts))
 
 
+def of_window(window: WindowRecord, facts: Facts, rates: Sequence[float | None] = ()) -> tuple[Symptom, ...]:
+    """The symptoms that the counts of dead units show by themselves.
+
+    Args:
+        window: What the units did.
+        facts: Of the model as it was before training.
+        rates: The learning rates so far.
+    """
+    history = [bare(window.epoch, learning_rate=rate) for rate in rates] or [bare(window.epoch)]
+    return tuple(explain(finding, history, facts) for finding in judge_window(window))
+
+
 def _symptom(finding: Finding, cause: str, evidence: str, fix: str, remedy: str | None) -> Symptom:
     text = f"{finding.evidence}; {evidence}" if evidence else finding.evidence
+    if not finding.whole and "krs.reinitialize" in fix:
+        fix = REPAIR  # what has learnt something is not drawn anew
     return Symptom(finding.kind, finding.layer, finding.epoch, cause, text, fix, finding.batch, remedy)
 
 
@@ -99,13 +115,13 @@ def _output(finding: Finding, history: Sequence[FlowRecord], facts: Facts) -> Wh
     y = history[-1].targets
     if facts.output is None or y is None or facts.loss in ("sparse", "classes"):
         return None
-    kind, name = facts.output
+    kind, name, where = facts.output
     low, high = RANGES.get(kind, (-math.inf, math.inf))
     silent = finding.kind in ("dead", "stalled") and kind in ("relu", "relu6")
     if y.low >= low - 1e-6 and y.high <= high + 1e-6 and not (silent and finding.layer == name):
         return None
     evidence = f"the last activation is {kind}, the targets lie between {y.low:.3g} and {y.high:.3g}"
-    fix = f'model = krs.swap_activations(model, to="linear", where={name!r})'
+    fix = f'model = krs.swap_activations(model, to="linear", where={where})'
     return "output_activation", evidence, fix, None
 
 
@@ -113,7 +129,7 @@ def _biases(finding: Finding, history: Sequence[FlowRecord], facts: Facts) -> Wh
     low = [w for w in facts.weights[:-1] if w.bias < -0.5 and w.bias_size > 0.5]
     if not low or finding.kind not in ("dead", "vanishing", "stalled", "saturated"):
         return None
-    evidence = f"the biases of {low[0].name!r} began at {low[0].bias * low[0].bias_size:.3g} on average"
+    evidence = f"the biases of {low[0].name!r} are {low[0].bias * low[0].bias_size:.3g} on average"
     return "initialisation", evidence, DRAW, "shift_bias"
 
 
@@ -136,7 +152,7 @@ def _initialisation(finding: Finding, history: Sequence[FlowRecord], facts: Fact
     typical = math.exp(sum(math.log(w.scale + 1e-12) for w in off) / len(off))
     if finding.kind == "oscillating" and typical < 1:
         return None
-    evidence = f"the weights of {len(off)} of {len(hidden)} layers began at {typical:.2g} times their proper scale"
+    evidence = f"the weights of {len(off)} of {len(hidden)} layers have {typical:.2g} times their proper scale"
     return "initialisation", evidence, DRAW, "reinitialise"
 
 

@@ -42,7 +42,8 @@ class Facts:
     Args:
         weights: Its kernels, in forward order.
         activations: The kinds of its hidden activations, in forward order.
-        output: The kind of the activation of its last layer, and that site's name; None for linear or softmax.
+        output: The kind of the activation of its last layer, that site's name, and the `where` of `swap_activations`
+            that chooses it whatever keras calls it; None for linear or softmax.
         normalised: Whether there is a layer that normalises; at the input, `normalised_input`.
         shortcut: Whether there is a layer that joins branches.
         loss: As `baseline.loss_kind` has it.
@@ -53,7 +54,7 @@ class Facts:
 
     weights: tuple[WeightFacts, ...]
     activations: tuple[str, ...]
-    output: tuple[str, str] | None
+    output: tuple[str, str, str] | None
     normalised: bool
     normalised_input: bool
     shortcut: bool
@@ -85,7 +86,7 @@ def facts_of(model: keras.Model) -> Facts:
     return Facts(
         weights=tuple(_weights(model, part, hidden, order) for part in kernels),
         activations=tuple(site.semantics.kind for site in hidden),
-        output=(output[-1].semantics.kind, output[-1].name) if output else None,
+        output=_output(model, output[-1]) if output else None,
         normalised=bool(set(norms) - set(scaling)),
         normalised_input=any(i < start for i in [*norms, *scaling]),
         shortcut=any(type(p.layer).__name__ in ("Add", "Concatenate", "Average", "Multiply") for p in parts),
@@ -96,6 +97,11 @@ def facts_of(model: keras.Model) -> Facts:
     )
 
 
+def _output(model: keras.Model, site: Site) -> tuple[str, str, str]:
+    last = bool(model.layers) and site.layer is model.layers[-1]
+    return site.semantics.kind, site.name, "lambda site: site.layer is model.layers[-1]" if last else repr(site.name)
+
+
 def rate_of(optimizer: Any) -> float | None:
     """The learning rate of an optimizer as it stands; None where it has none."""
     rate = getattr(optimizer, "learning_rate", None)
@@ -104,7 +110,8 @@ def rate_of(optimizer: Any) -> float | None:
 
 def _weights(model: keras.Model, part: Part, hidden: list[Site], order: list[str]) -> WeightFacts:
     assert part.kernel is not None
-    kernel = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(model.trainable_variables[part.kernel], "float32")))
+    kernel = keras.ops.convert_to_numpy(keras.ops.cast(model.trainable_variables[part.kernel], "float32"))
+    kernel = kernel.astype(np.float64)
     mine = order.index(part.name)
     behind = next((s for s in hidden if s.name in order and order.index(s.name) >= mine), None)
     rectifier = behind is not None and behind.semantics.piecewise_linear

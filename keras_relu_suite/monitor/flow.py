@@ -16,12 +16,12 @@ import keras
 from keras import ops
 
 from keras_relu_suite import structure
-from keras_relu_suite.describe import describe
+from keras_relu_suite.describe import Site, describe
 from keras_relu_suite.errors import ModelError, one_line
 from keras_relu_suite.monitor import baseline, flow_step, measure, probe, turns
 from keras_relu_suite.monitor.counter import live_slopes
 from keras_relu_suite.monitor.flow_held import FlowHeld, Step
-from keras_relu_suite.monitor.flow_layout import Layout
+from keras_relu_suite.monitor.flow_layout import Layout, Place
 from keras_relu_suite.monitor.flow_record import FlowRecord, NotFinite
 from keras_relu_suite.monitor.parts import parts_of
 from keras_relu_suite.monitor.stats import Units
@@ -36,7 +36,7 @@ class _Now(threading.local):
         self.active = False
         self.level: Any = None
         self.activations: dict[int, list[Tensor]] = {}
-        self.idle: dict[int, list[Tensor]] = {}
+        self.fired: dict[int, list[Tensor]] = {}
         self.loss: Tensor | None = None
         self.gradients: Tensor | None = None
         self.updates: Tensor | None = None
@@ -69,16 +69,17 @@ class Flow:
         self.model, self.every = model, every
         parts = parts_of(model)
         at = {id(part.layer): i for i, part in enumerate(parts)}
-        self.sites = tuple(site for site in describe(model).sites if id(site.layer) in at)
+        self.sites = tuple(site for site in describe(model).sites if id(site.layer) in at and site.units is not None)
         shapes = tuple(tuple(v.shape) for v in model.trainable_variables)
-        kinds = tuple((at[id(site.layer)], site.semantics.piecewise_linear) for site in self.sites)
-        self.layout = Layout(parts, kinds, shapes)
+        places = tuple(_place(site, at[id(site.layer)]) for site in self.sites)
+        self.layout = Layout(parts, places, shapes)
         self._flat = flow_step.Flat(shapes)
         self._kind, self._outputs = baseline.loss_kind(model), baseline.outputs_of(model)
         self.failed: dict[str, str] = {}
         self.seen: set[int] = set()
         self.lost: set[int] = set()
         self.decided: bool | None = None
+        self._always = False
         self._replicas = replicas(model)
         with model.distribute_strategy.scope() if self._replicas > 1 else contextlib.nullcontext():
             self._held = FlowHeld(self.layout, self._replicas)
@@ -101,6 +102,7 @@ class Flow:
         ]
         if jax:
             undo.append(structure.carry(model, self._held.variables))
+        self._always = not split
         if split:
             turns.split(model, self, self.every)
         else:
@@ -145,7 +147,7 @@ class Flow:
 
     def _part(self, i: int, x: Tensor, call: Any) -> Any:
         y = call(x)
-        if self._now.active and self._now.level is structure.trace():
+        if self._now.active and self._now.level == structure.trace():
             output = measure.first_of(y)
             if output is not None:
                 self._now.activations.setdefault(i, []).append(measure.scale(ops.stop_gradient(output)))
@@ -154,12 +156,12 @@ class Flow:
 
     def _site(self, i: int, x: Tensor, activation: Any) -> Any:
         y = activation(x)
-        if self._now.active and self._full and self._now.level is structure.trace():
+        if self._now.active and self._full and self._now.level == structure.trace():
             site = self.sites[i]
             try:
                 x, seen, units = ops.stop_gradient(x), ops.stop_gradient(y), Units(site.channel_axis)
-                share = measure.idle(site.semantics, x, seen, units, live_slopes(site))
-                self._now.idle.setdefault(i, []).append(share)
+                fired = measure.firing(site.semantics, x, seen, units, live_slopes(site))
+                self._now.fired.setdefault(i, []).append(fired)
             except Exception as error:  # training goes on, whatever the monitor meets
                 self.failed[site.name] = f"it could not be measured: {one_line(error)}"
         return y
@@ -214,7 +216,7 @@ class Flow:
 
     def _apply(self, i: int, gradients: Any, apply: Any) -> Any:
         gradients = list(gradients)
-        if not self._now.active or structure.trace() is not self._now.level:
+        if not self._now.active or structure.trace() != self._now.level:
             return apply(gradients)
         weights = list(apply.arguments[0] if apply.arguments else apply.keywords.get("trainable_variables") or ())
         ids = [id(w) for w in weights or self.model.trainable_variables]
@@ -243,11 +245,11 @@ class Flow:
 
     @property
     def _full(self) -> bool:
-        return self.decided is not False
+        return self._always or self.decided is not False
 
     def _begin(self) -> None:
         now = self._now
-        now.activations, now.idle, now.loss, now.gradients, now.updates = {}, {}, None, None, None
+        now.activations, now.fired, now.loss, now.gradients, now.updates = {}, {}, None, None, None
         now.active, now.level = True, structure.trace()
 
     def _guard(self, measure_it: Callable[[], Any]) -> Any:
@@ -266,8 +268,11 @@ class Flow:
 
         rows = [ops.ones((), "float32"), *(mean(now.activations.get(i)) for i in range(len(parts)))]
         rows += [ops.zeros((), "float32") if now.loss is None else ops.reshape(now.loss, ())]
-        rows += [mean(now.idle.get(i)) for i in range(len(self.sites))]
-        self._guard(lambda: self._held.forward.assign(ops.stack(rows)))
+        fired = [
+            ops.mean(ops.stack(now.fired[i]), axis=0) if i in now.fired else ops.zeros((place.width,), "float32")
+            for i, place in enumerate(self.layout.sites)
+        ]
+        self._guard(lambda: self._held.forward.assign(ops.concatenate([ops.stack(rows), *fired])))
 
     def _gradients(self, gradients: Any, ids: Any, before: Any, after: Any, unscale: Any) -> None:
         of = dict(zip(ids, gradients, strict=True))
@@ -287,3 +292,8 @@ class Flow:
         scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
         constant = baseline.constant_loss(self._kind, y, self._outputs) if self._full else ops.zeros((), "float32")
         self._held.add(Step(x, y, constant, loss, now.gradients, now.updates, self._full, scaled))
+
+
+def _place(site: Site, part: int) -> Place:
+    piecewise = site.semantics.piecewise_linear
+    return Place(part, piecewise, (site.units or 1) if piecewise else 1)

@@ -57,8 +57,8 @@ class FlowHeld:
         dtypes = ("int32", "int32", "float32", "float32", "float32")
         self.main = [variable(shape, dtype, many) for shape, dtype in zip(shapes, dtypes, strict=True)]
         # What the forward pass leaves for the end of the step, as JAX lets nothing else out of its gradient: whether it
-        # was seen, activations, loss, idle sites.
-        self.forward = variable((1 + len(layout.parts) + 1 + len(layout.sites),), "float32", many)
+        # was seen, activations, loss, what fired.
+        self.forward = variable((1 + len(layout.parts) + 1 + layout.fired,), "float32", many)
         self.variables = [*self.main, self.forward]
         self._held = Held(self.main, (STEP,), [], many)
 

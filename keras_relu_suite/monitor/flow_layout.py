@@ -22,20 +22,30 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Place:
+    """One activation: which part it belongs to, whether it is piecewise linear, and how many numbers tell of it:
+    whether each unit fired, or of a smooth one the share on a flat end."""
+
+    part: int
+    piecewise: bool
+    width: int
+
+
+@dataclass(frozen=True)
 class Layout:
     """Every step gives one vector: inputs, the activations of each part, loss, the gradient of each weight, all as
     scales. A sampled step gives a second one: of each weight the share of zeros in its gradient, the size of its update
-    and its own, of each site how idle it was, the spread of inputs and targets, and the loss of the
+    and its own, of each site what fired, the spread of inputs and targets, and the loss of the
     best constant answer.
 
     Args:
         parts: The layers, in forward order.
-        sites: For each activation that is measured, which part it belongs to, and whether it is piecewise linear.
+        sites: The activations that are measured.
         shapes: Of the trainable weights.
     """
 
     parts: tuple[Part, ...]
-    sites: tuple[tuple[int, bool], ...]
+    sites: tuple[Place, ...]
     shapes: tuple[tuple[int, ...], ...]
 
     @property
@@ -55,7 +65,12 @@ class Layout:
     @property
     def sampled(self) -> int:
         """How long a sampled step's vector is."""
-        return 3 * self.weights + len(self.sites) + 2 * _SPREAD + 1
+        return 3 * self.weights + self.fired + 2 * _SPREAD + 1
+
+    @property
+    def fired(self) -> int:
+        """How many numbers tell of all activations."""
+        return sum(place.width for place in self.sites)
 
     def not_finite(self, bad: NDArray[np.int32]) -> NotFinite | None:
         """From what the variable `bad` holds: the step + 1, and where in its vector."""
@@ -89,8 +104,11 @@ class Layout:
         slow = np.asarray(values["slow"], np.float64) / max(sampled, 1)
         mean = fast[SUM] / max(steps, 1)
         scales = np.stack([fast[SUM] / max(applied, 1), fast[FIRST], fast[HIGH]])[:, self.loss + 1 :]
-        shares = slow[3 * self.weights :][: len(self.sites)].tolist()
-        idle = {part: (piecewise, share) for (part, piecewise), share in zip(self.sites, shares, strict=True)}
+        idle, at = {}, 3 * self.weights
+        for place in self.sites:
+            mine = slow[at : at + place.width]
+            at += place.width
+            idle[place.part] = (place.piecewise, float(np.mean(mine == 0) if place.piecewise else mine[0]))
         layers = tuple(
             self._layer(
                 part, scales if applied > 0 else None, slow if sampled and applied > 0 else None,

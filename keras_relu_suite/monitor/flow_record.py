@@ -11,11 +11,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class NotFinite:
-    """The first NaN or infinity of a window.
+    """The first NaN or infinity of a window in the inputs, the loss or a gradient.
 
     Args:
         step: The 0-based number of the training step, over all epochs of this `fit`.
-        what: `"inputs"`, `"activations"`, `"loss"` or `"gradient"`.
+        what: Where it arose: `"inputs"`, `"activations"`, `"loss"` or `"gradient"`.
         layer: The path of the layer: of activations the first in forward order; of a gradient the last, where it
             arose on its way back. None for inputs and loss.
     """
@@ -50,8 +50,8 @@ class LayerFlow:
         update_ratio: ‖Δw‖ / ‖w‖ of the kernel at sampled steps, w before and Δw by the optimizer.
         weight: Root mean square of the kernel, at sampled steps.
         activation, activation_first: Scale of its output; None where it was not seen.
-        idle: Of its activation function the share of units that never fired in a sampled batch (piecewise linear) or
-            of elements on a flat end (smooth); None without one.
+        idle: Of its activation function the share of units that fired in none of the sampled batches (piecewise
+            linear) or of elements on a flat end (smooth); None without one.
         piecewise: Whether that function is piecewise linear; None without one.
         bias_gradient: Scale of ∂L/∂b of its bias; None without one. Of a dense layer it is that of the signal itself.
     """
@@ -174,6 +174,16 @@ class FlowRecord:
             "not_finite": None if self.not_finite is None else dict(vars(self.not_finite)),
             "layers": [layer.to_dict() for layer in self.layers],
         }
+
+
+def bare(
+    epoch: int, inputs: Spread | None = None, targets: Spread | None = None, learning_rate: float | None = None
+) -> FlowRecord:  # fmt: skip
+    """A record of nothing but what it is given, for a window in which no flow was measured."""
+    nothing = math.nan
+    return FlowRecord(
+        epoch, 0, 0, 0, 0, (), (), nothing, nothing, nothing, nothing, inputs, targets, None, learning_rate
+    )
 
 
 _STRUCTURED = ("layers", "losses", "inputs", "targets", "not_finite")

@@ -50,7 +50,8 @@ class Flat:
         return found
 
     def mean(self, packed: Sequence[Tensor], f: Callable[[Tensor], Tensor]) -> Tensor:
-        """The mean of f over each tensor, `(tensors,)`."""
+        """The mean of f over each tensor, `(tensors,)`. Of |x| it is exactly 0 if and only if every x is: a sum of
+        squares would lose what is below 1e-19."""
         packed, parts = list(packed), []
         if self.small:
             sizes = [self.sizes[i] for i in self.small]
@@ -88,13 +89,15 @@ def overflowed(layout: Layout, vector: Tensor, scaled: bool) -> tuple[Tensor, Te
 
 
 def first_bad(layout: Layout, vector: Tensor, control: Tensor, held: Tensor) -> Tensor:
-    """`held`, or this step + 1 and where in its vector, if it is the first that holds something not finite. A forward
-    pass breaks first where it is first not finite, a backward pass where it is last."""
+    """`held`, or this step + 1 and where in its vector, if it is the first with inputs, a loss or a gradient that is
+    not finite. A forward pass breaks first where its first activation does, a backward pass where its last gradient
+    does. An activation that overflows before a rectifier that lets nothing of it through breaks nothing."""
     bad = ops.cast(ops.logical_not(ops.isfinite(vector)), "int32")
     inside = layout.loss + 1
+    broken = ops.maximum(bad[0], ops.max(bad[layout.loss :]))
     last = layout.every_step - 1 - ops.argmax(ops.flip(bad))
     where = ops.where(ops.greater(ops.max(bad[:inside]), 0), ops.argmax(bad), last)
-    fresh = ops.logical_and(ops.equal(held[0], 0), ops.greater(ops.max(bad), 0))
+    fresh = ops.logical_and(ops.equal(held[0], 0), ops.greater(broken, 0))
     return ops.where(fresh, ops.stack([control[STEP] + 1, ops.cast(where, "int32")]), held)
 
 

@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from keras_relu_suite.monitor.flow_record import FlowRecord, LayerFlow
+from keras_relu_suite.monitor.progress import ESCAPES, NO_SKILL, constant_of, creeps, growth, learns, recent, signals
+from keras_relu_suite.monitor.record import WindowRecord
 
-# The best constant answer is what a network can say that has learnt nothing from its inputs. Its loss is estimated from
-# batches, so a loss within 5 % of it is no better.
-NO_SKILL = 0.05
-# A network on a plateau gets away from it by gradients that grow exponentially. Below this factor over the windows that
-# are looked at, it does not.
-ESCAPES = 2.0
 # Of a signal that comes back through the hidden layers: below a thousandth, the first layers do not move while the last
 # ones converge; above a thousand times, no learning rate fits both ends.
 SHRINKS = 1e-3
 # A loss of ten times what it was, and ten times that of the best constant answer, is further from the targets than any
 # start; weights of ten times their scale are no longer those that were drawn.
 GROWS = 10.0
+# Below this share of the best constant answer's loss there is nothing left to learn.
+DONE = 0.05
+# A layer of which so much lies on the flat ends of its activation gets no gradient worth the name.
+FLAT, ALL = 0.99, 1 - 1e-6
 # More than half of the units of the whole network without a gradient.
 HALF = 0.5
-STEPS = 24  # fewer losses than this say nothing about a trend
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Finding:
         epoch: 0-based.
         batch: The 0-based training step, where it is known.
         evidence: In words, with the numbers.
+        whole: Whether the network cannot go on as it is; else a part of it is lost and the rest learns.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Finding:
     epoch: int
     evidence: str
     batch: int | None = None
-    numbers: dict[str, float] = field(default_factory=dict)
+    whole: bool = True
 
 
 def judge_first(first: FlowRecord) -> list[Finding]:
@@ -56,6 +56,29 @@ def judge_first(first: FlowRecord) -> list[Finding]:
     gradient that is not finite."""
     found = _not_finite(first)
     return found or _silent(first, "on the first batch, before any update", first.step)
+
+
+def judge_start(first: FlowRecord) -> list[Finding]:
+    """What one real gradient tells before training: as `judge_first`, and a signal that vanishes or explodes on its way
+    back."""
+    found = judge_first(first) or _flat(first)
+    why = "before training"
+    return found or _torn([first], why) or _vanishing([first], why)
+
+
+def judge_window(window: WindowRecord) -> list[Finding]:
+    """The units that the counts of a window call dead: one finding, at the layer that lost the largest share."""
+    sites = [site for site in window.sites if site.dead or site.stuck]
+    if not sites:
+        return []
+    worst = max(sites, key=lambda site: site.dead_fraction)
+    born = " since before the first update" if any(site.born_dead for site in sites) else ""
+    text = (
+        f"{window.dead} of {window.units} units never fired{born}, {len(worst.dead) + len(worst.stuck)} of "
+        f"{worst.units} of {worst.name!r}"
+    )
+    whole = any(site.dead_fraction >= 1 for site in sites) or window.dead_fraction >= HALF
+    return [Finding("dead", worst.name, window.epoch, text, whole=whole)]
 
 
 def judge(history: Sequence[FlowRecord], patience: int) -> list[Finding]:
@@ -69,72 +92,18 @@ def judge(history: Sequence[FlowRecord], patience: int) -> list[Finding]:
     found = _not_finite(now)
     if found:
         return found
-    found = _silent(now, f"at each of {now.steps} steps", None) + _grown(history)
-    recent = _recent(history, patience)
-    if found or not recent or learns(recent):
+    found = _silent(now, f"at each of {now.steps} steps", None) + _grown(history) + _flat(now)
+    last = recent(history, patience)
+    if found or not last or learns(last):
         return found
-    why = _without_skill(recent)
+    why = _without_skill(last)
     for rule in (_dead_share, _saturated, _torn, _vanishing, _oscillating):
-        found = rule(recent, why)
+        found = rule(last, why)
         if found:
             return found
+    if creeps(last) or growth([history[0], now]) >= ESCAPES:
+        return []
     return [Finding("stalled", None, now.epoch, f"{why}, though gradients flow")]
-
-
-def _recent(history: Sequence[FlowRecord], patience: int) -> list[FlowRecord]:
-    """The last windows that are enough to judge by; empty if there are not enough yet."""
-    for n in range(patience, len(history) + 1):
-        if sum(w.steps for w in history[-n:]) >= STEPS:
-            return list(history[-n:])
-    return []
-
-
-def skill(windows: Sequence[FlowRecord]) -> float | None:
-    """1 − loss / (loss of the best constant answer) over the windows: 0 for a network that has learnt nothing; None
-    where the constant's loss is not known."""
-    constant = _constant(windows)
-    return 1.0 - float(np.mean([w.loss for w in windows])) / constant if constant > 0 else None
-
-
-def _constant(windows: Sequence[FlowRecord]) -> float:
-    """The loss of the best constant answer over the windows; 0 where it is not known."""
-    known = [w.constant for w in windows if w.constant is not None]
-    return float(np.mean(known)) if known else 0.0
-
-
-def learns(windows: Sequence[FlowRecord]) -> bool:
-    """Whether the last of these windows shows that something was learnt, or is being learnt."""
-    constant, last = _constant(windows), windows[-1]
-    if not math.isfinite(last.loss):
-        return False
-    if constant <= 0:
-        start = windows[0].loss_first
-        return (start - last.loss) / (abs(start) or 1.0) > NO_SKILL or growth(windows) >= ESCAPES
-    skilled = 1.0 - min(last.loss, float(np.mean([w.loss for w in windows]))) / constant > NO_SKILL
-    # Still on its way down to what a constant answer has, where the last layer alone may be what learns.
-    falls = last.loss > (1 + NO_SKILL) * constant and last.loss < (1 - NO_SKILL) * windows[-min(2, len(windows))].loss
-    return skilled or falls or growth(windows) >= ESCAPES
-
-
-def growth(windows: Sequence[FlowRecord]) -> float:
-    """By what factor the first hidden layers' gradients grew from the first of the windows to the last: the median."""
-    ratios = []
-    for before, after in zip(windows[0].hidden, windows[-1].hidden, strict=False):
-        if before.gradient and after.gradient:
-            ratios.append(after.gradient / before.gradient)
-    return float(np.median(ratios)) if ratios else 0.0
-
-
-def signals(record: FlowRecord) -> dict[str, float]:
-    """For each layer with a kernel the scale of the gradient that comes back to it: of its kernel's gradient over the
-    scale of what goes into it."""
-    found, before = {}, None if record.inputs is None else math.hypot(record.inputs.mean, record.inputs.deviation)
-    for layer in record.layers:
-        if layer.weight is not None and layer.gradient is not None and before:
-            found[layer.name] = layer.gradient / before
-        if layer.activation is not None:
-            before = layer.activation
-    return found
 
 
 def _not_finite(record: FlowRecord) -> list[Finding]:
@@ -148,19 +117,35 @@ def _not_finite(record: FlowRecord) -> list[Finding]:
 
 
 def _silent(record: FlowRecord, when: str, batch: int | None) -> list[Finding]:
-    """Nothing comes back to the first layers: exactly 0, unlike vanishing. A loss that is exactly 0 is done."""
+    """Nothing comes back to the first layers: exactly 0, unlike vanishing. Where the loss is next to 0 too, the network
+    has converged."""
     chain = [layer for layer in record.weighted if layer.weight is not None]
     gone = 0
     while gone < len(chain) and chain[gone].silent:
         gone += 1
-    if gone == 0 or record.loss == 0 or not math.isfinite(record.loss):
+    if gone == 0 or not math.isfinite(record.loss) or _done(record):
         return []
-    idle = next((layer for layer in record.layers if layer.idle is not None and layer.idle >= 1 - 1e-6), None)
+    idle = next((layer for layer in record.layers if layer.idle is not None and layer.idle >= ALL), None)
+    if idle is not None and not idle.piecewise:
+        return []  # so flat that float32 rounds its slope to 0: saturated, and what stands behind it may learn
     where = idle or chain[gone - 1]
     text = f"the gradient of {gone} of {len(chain)} layers was exactly 0 {when}"
     if idle is not None:
         text += f"; no unit of {idle.name!r} fired"
     return [Finding("dead", where.name, record.epoch, text, batch)]
+
+
+def _flat(record: FlowRecord) -> list[Finding]:
+    """One layer that lies on its flat ends with all it gives: it cannot learn, whatever the others do."""
+    found = [layer for layer in record.layers if layer.idle is not None and not layer.piecewise and layer.idle >= FLAT]
+    if not found or _done(record):
+        return []
+    text = f"{found[0].idle:.1%} of what {found[0].name!r} gives lies on a flat end of its activation"
+    return [Finding("saturated", found[0].name, record.epoch, text)]
+
+
+def _done(record: FlowRecord) -> bool:
+    return record.loss <= DONE * (record.constant or 0.0)
 
 
 def _grown(history: Sequence[FlowRecord]) -> list[Finding]:
@@ -169,6 +154,11 @@ def _grown(history: Sequence[FlowRecord]) -> list[Finding]:
     if scale > 0 and now.loss > GROWS * scale:
         text = f"the loss is {now.loss:.3g}, {now.loss / scale:.3g} times what it was at the start"
         return [Finding("exploding", None, now.epoch, text)]
+    if now.constant and now.loss < (1 - NO_SKILL) * now.constant:
+        return []
+    for layer in now.layers:
+        if layer.activation is not None and not math.isfinite(layer.activation):
+            return [Finding("exploding", layer.name, now.epoch, f"what {layer.name!r} gives grew beyond all numbers")]
     was = {layer.name: layer.weight for layer in first.weighted}
     for layer in now.weighted:
         before = was.get(layer.name)
@@ -180,7 +170,7 @@ def _grown(history: Sequence[FlowRecord]) -> list[Finding]:
 
 def _without_skill(windows: Sequence[FlowRecord]) -> str:
     now, steps = windows[-1], sum(w.steps for w in windows)
-    constant = _constant(windows)
+    constant = constant_of(windows)
     if constant <= 0:
         return f"the loss is {now.loss:.4g} and was {windows[0].loss_first:.4g} {steps} steps ago"
     return f"the loss is {now.loss:.4g} after {steps} steps, no better than a constant answer ({constant:.4g})"
@@ -195,9 +185,9 @@ def _dead_share(windows: Sequence[FlowRecord], why: str) -> list[Finding]:
     found = _idle(windows, True)
     share = float(np.mean([idle for _, idle in found])) if found else 0.0
     worst = max(found, key=lambda pair: pair[1], default=None)
-    if worst is None or (share < HALF and worst[1] < 1 - 1e-6):
+    if worst is None or (share < HALF and worst[1] < ALL):
         return []
-    text = f"{share:.0%} of all units never fired in a batch, {worst[1]:.0%} of {worst[0].name!r}; {why}"
+    text = f"{share:.0%} of all units never fired in the last epoch, {worst[1]:.0%} of {worst[0].name!r}; {why}"
     return [Finding("dead", worst[0].name, windows[-1].epoch, text)]
 
 

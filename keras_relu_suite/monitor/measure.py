@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import backend, ops
 
 from keras_relu_suite.monitor import stats
 from keras_relu_suite.ops import Tensor
 from keras_relu_suite.semantics import Semantics
-from keras_relu_suite.smooth import flat_beyond
+from keras_relu_suite.smooth import SMOOTH, flat_beyond
 
 
 def first_of(value: Any) -> Tensor | None:
@@ -23,9 +24,9 @@ def first_of(value: Any) -> Tensor | None:
 
 
 def scale(x: Tensor) -> Tensor:
-    """Mean |x|: exactly 0 if and only if every x is, not finite if one x is not. A sum of squares would lose what is
-    below 1e-19, and a maximum may lose NaN."""
-    return ops.mean(ops.abs(ops.cast(x, "float32")))
+    """Mean |x|, not finite if and only if some x is not: divided before it is summed, as a sum may overflow."""
+    share = 1.0 / ops.cast(ops.size(x), "float32")
+    return ops.sum(ops.abs(ops.cast(x, "float32")) * share)
 
 
 def spread(x: Tensor) -> Tensor:
@@ -34,25 +35,27 @@ def spread(x: Tensor) -> Tensor:
     return ops.stack([ops.mean(x), ops.std(x), ops.min(x), ops.max(x)])
 
 
-def idle(
-    function: Semantics, x: Tensor, y: Tensor, units: stats.Units, live: stats.Live | None = None
+def firing(
+    function: Semantics, x: Tensor | None, y: Tensor, units: stats.Units, live: stats.Live | None = None
 ) -> Tensor:  # fmt: skip
-    """How little of an activation passes a gradient in this batch.
+    """What an activation lets pass of a gradient in this batch.
 
-    Of a piecewise linear one: the share of units whose slope was exactly 0 on every sample and position. Of a smooth
-    one with bounds: the share of elements on a flat end, where the slope is below 5 % of its maximum.
+    Of a piecewise linear one, `(units,)`: 1 for each unit whose slope was not 0 on some sample and position. Of a
+    smooth one with bounds, `(1,)`: the share of elements on a flat end, where the slope is below 5 % of its maximum.
     """
     if function.piecewise_linear:
-        if stats.by_output(function, y) and stats.plain_relu(function):
-            fired = ops.greater(units.total(y), 0)
-        else:
-            fired = stats.exact(function, x, y, units, live)[stats.FIRED]
-        return 1 - ops.mean(ops.cast(fired, "float32"))
+        if stats.by_output(function, y):
+            if stats.plain_relu(function):
+                return ops.cast(ops.greater(units.total(y), 0), "float32")
+            x = None  # to ask for it would cost TensorFlow its fusion with the layer before
+        return ops.cast(stats.exact(function, x, y, units, live)[stats.FIRED], "float32")
+    value, share = SMOOTH[function.kind].value, ops.zeros((), "float32")
     low, high = flat_beyond(function.kind, function.parameters)
-    x = ops.cast(x, "float32")
-    share = ops.zeros((), "float32")
+    y = ops.cast(y, "float32")  # for the same reason; all that have bounds are monotone
     if math.isfinite(low):
-        share = share + ops.mean(ops.cast(ops.less_equal(x, low), "float32"))
+        bound = float(value(np.float64(low), **function.parameters))
+        share = share + ops.mean(ops.cast(ops.less_equal(y, bound), "float32"))
     if math.isfinite(high):
-        share = share + ops.mean(ops.cast(ops.greater_equal(x, high), "float32"))
-    return share
+        bound = float(value(np.float64(high), **function.parameters))
+        share = share + ops.mean(ops.cast(ops.greater_equal(y, bound), "float32"))
+    return ops.reshape(share, (1,))

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_relu_suite.monitor.symptoms import Symptom
+
 
 @dataclass(frozen=True)
 class SiteRecord:
@@ -89,10 +91,11 @@ class SiteRecord:
 @dataclass(frozen=True)
 class WindowRecord:
     """What every watched site did in one window (an epoch). False if something is dead, stuck or NaN, and if nothing
-    was seen."""
+    was seen. `symptoms` says why units are dead, and what to do, where that was asked."""
 
     epoch: int
     sites: tuple[SiteRecord, ...]
+    symptoms: tuple[Symptom, ...] = ()
 
     @property
     def rectifiers(self) -> tuple[SiteRecord, ...]:
@@ -164,6 +167,7 @@ class WindowRecord:
             "dead_fraction_max": self.dead_fraction_max,
             "dormant_fraction": self.dormant_fraction,
             "sites": [site.to_dict() for site in self.sites],
+            "symptoms": [symptom.to_dict() for symptom in self.symptoms],
         }
 
 

@@ -20,12 +20,15 @@ SAMPLES = 512
 
 def reinitialize(model: keras.Model, x: Any = None, seed: int | None = None) -> keras.Model:
     """Kernels of mean 0 and variance 2 / fan_in where a rectifier follows (He et al. 2015), 1 / fan_in elsewhere, and
-    biases of 0; with data, then z ← (z − mean z) / std z for the sum z of every unit, folded into kernel and bias.
+    biases of 0; with data, then z ← (z − mean z) / s for the sum z of every unit and s² the mean variance of a layer's
+    units, folded into kernel and bias.
 
-    With `x` each hidden unit of the fresh network has mean 0 and variance 1 on the data before its activation, layer
-    after layer from the input (Mishkin and Matas 2016; Krähenbühl et al. 2016): no unit is born dead or saturated, and
-    the scale of the inputs no longer matters. The last layer keeps a bias of 0. Other layers than dense ones and
-    convolutions stay as they are. The optimizer's slots are not touched: recompile if it has been used.
+    With `x` each hidden unit of the fresh network has mean 0 on the data before its activation, and the units of a
+    layer variance 1 on average, layer after layer from the input (Mishkin and Matas 2016; Krähenbühl et al. 2016): no
+    unit is born dead or saturated, and the scale of the inputs no longer matters. One s for a layer, as one for each
+    unit would blow up those that hardly vary, and the gradient of a deep narrow network with them. The last layer keeps
+    a bias of 0. Other layers than dense ones and convolutions stay as they are. The optimizer's slots are not touched:
+    recompile if it has been used.
 
     Args:
         model: A built model. It is changed in place.
@@ -53,7 +56,7 @@ def reinitialize(model: keras.Model, x: Any = None, seed: int | None = None) -> 
         deviation = float(np.sqrt(gain / fan_in(part.layer, shape)))
         kernel.assign(keras.random.normal(shape, stddev=deviation, dtype=kernel.dtype, seed=seeds))
         if getattr(part.layer, "bias", None) is not None:
-            part.layer.bias.assign(ops.zeros_like(part.layer.bias))
+            part.layer.bias.assign(np.zeros(part.layer.bias.shape))
     if x is not None and len(parts) > 1:
         _to_data(model, [part.layer for part in parts[:-1]], x)
     return model
@@ -82,8 +85,8 @@ def _to_data(model: keras.Model, layers: list[Any], x: Any) -> None:
             layer.activation = activation
         channels = 1 if getattr(layer, "data_format", None) == "channels_first" else z.ndim - 1
         rest = tuple(a for a in range(z.ndim) if a != channels)
-        mean, deviation = z.mean(rest), z.std(rest)
-        deviation = np.where(deviation > 1e-6 * (1e-30 + np.abs(z).max()), deviation, 1.0)
+        mean, deviation = z.mean(rest), float(np.sqrt(np.mean(z.var(rest))))
+        deviation = deviation if deviation > 1e-6 * np.abs(z).max() else 1.0
         layer.kernel.assign(ops.convert_to_numpy(layer.kernel) / deviation)
         if layer.bias is not None:
             layer.bias.assign((ops.convert_to_numpy(layer.bias) - mean) / deviation)

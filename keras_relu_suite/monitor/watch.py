@@ -93,6 +93,12 @@ class Watch:
         """Count in full at every `every`-th turn of `fit` alone: see `turns.split`."""
         turns.split(self.model, self._steps, self.every)
 
+    def exact_only(self) -> None:
+        """Make the model's train function anew, one that samples nothing: verdicts then hold what is exact alone,
+        whether each unit ever fired, and no rates or means."""
+        self._steps.decided = False
+        self.model.make_train_function(force=True)
+
     def detach(self) -> None:
         """Take the counting out of the model again; as often as you like."""
         if self._undo is None:

@@ -89,3 +89,23 @@ def test_two_processes_of_jax_both_find_what_one_device_finds():
     children = [start("--jit", "--process", i, "--port", port) for i in range(2)]
     for child in children:
         check(result(child), planted.truth())
+
+
+def test_gradients_flow_through_two_mirrored_replicas_as_through_one():
+    script = CHILD.with_name("flow_fit.py")
+    root = str(Path(krs.__file__).parents[1])
+    one, two = (
+        result(subprocess.Popen(
+            [sys.executable, str(script), str(n)], env={**os.environ, "PYTHONPATH": root, "KERAS_BACKEND": BACKEND},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ))
+        for n in (1, 2)
+    )  # fmt: skip
+    assert one["lost"] == two["lost"] == []
+    assert one["not_finite"] == two["not_finite"] == {"step": 1, "what": "inputs", "layer": None}
+    for a, b in zip(one["epochs"], two["epochs"], strict=True):
+        assert (a["step"], a["steps"], a["sampled"]) == (b["step"], b["steps"], b["sampled"])
+        assert a["losses"] == pytest.approx(b["losses"], rel=1e-5)
+        for old, new in zip(a["layers"], b["layers"], strict=True):
+            for key in ("gradient", "gradient_max", "update_ratio", "weight", "activation", "idle"):
+                assert old[key] == (None if new[key] is None else pytest.approx(new[key], rel=1e-4)), key

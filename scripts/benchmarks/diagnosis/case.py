@@ -53,6 +53,15 @@ class Case:
         """Whether one of these is what is wrong."""
         return any(t.kinds & self.wrong for t in told)
 
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Case:
+        """From what `to_dict` gave."""
+        told = {
+            name: tuple(Told(**{**t, "kinds": frozenset(t["kinds"])}) for t in all_told)
+            for name, all_told in given["told"].items()
+        }
+        return cls(**{**given, "wrong": frozenset(given["wrong"]), "told": told})
+
     def to_dict(self) -> dict[str, Any]:
         told = {
             name: [{**asdict(t), "kinds": sorted(t.kinds)} for t in all_told] for name, all_told in self.told.items()

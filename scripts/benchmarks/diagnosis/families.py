@@ -107,3 +107,7 @@ HEALTHY = (
 )
 
 ALL = (*FAILING, *HEALTHY)
+
+
+def named(name: str) -> Family:
+    return next(f for f in ALL if f.name == name)

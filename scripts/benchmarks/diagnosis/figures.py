@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.diagnosis.case import Case
+from benchmarks.diagnosis.cure import Cure
 from benchmarks.timing import Row
 from keras_relu_suite.monitor.bounds import at_most
 
-RECALL, RIGHT, ALARMS = 0.95, 0.90, 0.01
+RECALL, RIGHT, ALARMS, CURED = 0.95, 0.90, 0.01, 0.80
 OURS = "krs"
 
 
@@ -74,6 +75,11 @@ def rows(cases: Sequence[Case]) -> list[Row]:
     return found
 
 
+def cured(cures: Sequence[Cure]) -> Row:
+    return share("failing runs that converge with the printed fix", sum(c.converged for c in cures), len(cures),
+                 at_least=CURED)  # fmt: skip
+
+
 def share(name: str, k: int, n: int, **promise: float | None) -> Row:
     """k of n with its two-sided 95 % Clopper–Pearson interval, in the place of quartiles; nan for n = 0."""
     value = k / n if n else float("nan")
@@ -89,8 +95,9 @@ def interval(k: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def table(cases: Sequence[Case], detectors: Sequence[str]) -> list[str]:
+def table(cases: Sequence[Case]) -> list[str]:
     """One line of Markdown per family: how many failed and of what, and what each detector told of them."""
+    detectors = list(cases[0].told)
     head = ["family", "failing", "what was wrong", *(f"{d}: in time / right / alarms" for d in detectors)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for name in dict.fromkeys(c.family for c in cases):
@@ -106,6 +113,16 @@ def table(cases: Sequence[Case], detectors: Sequence[str]) -> list[str]:
             told = f"{f.in_time} / {f.right}" if f.failing else "–"
             cells.append(f"{told} / {f.alarms} of {f.learned}" if f.learned else f"{told} / –")
         lines.append(f"| {name} | {len(failing)} of {len(mine)} | {wrong or '–'} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def cures_table(cures: Sequence[Cure]) -> list[str]:
+    """One line of Markdown per family and cause that was told: of how many runs, how many the fix cured, and one."""
+    lines = ["| family | cause told | cured | a fix |", "| --- | --- | --- | --- |"]
+    for family, cause in dict.fromkeys((c.family, c.cause) for c in cures):
+        mine = [c for c in cures if (c.family, c.cause) == (family, cause)]
+        fix = f"`{mine[0].fix}`" if mine[0].fix else "–"
+        lines.append(f"| {family} | {cause or 'none'} | {sum(c.converged for c in mine)} of {len(mine)} | {fix} |")
     return lines
 
 

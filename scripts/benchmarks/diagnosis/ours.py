@@ -1,4 +1,4 @@
-"""What this package's monitors say of a run, as `case.Told`."""
+"""What this package's monitor says of a run, as `case.Told`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from benchmarks.diagnosis.case import Told
 
 
 def monitors() -> list[keras.callbacks.Callback]:
-    """Both monitors as a user would have them, but quiet."""
-    callbacks: Any = krs.callbacks
-    return [callbacks.GradientFlowMonitor(verbose=0, on_trouble=None), callbacks.DeadNeuronMonitor(0, on_dead=None)]
+    """The monitor as a user would have it, but quiet. DeadNeuronMonitor tells of units and not of symptoms: healthy
+    networks have dead units too."""
+    return [krs.callbacks.GradientFlowMonitor(verbose=0, on_trouble=None)]
 
 
 def told(callbacks: list[Any]) -> tuple[Told, ...]:
@@ -21,7 +21,7 @@ def told(callbacks: list[Any]) -> tuple[Told, ...]:
     for callback in callbacks:
         if callback.lost:
             raise RuntimeError(f"{type(callback).__name__} lost {callback.lost}")
-    found = [symptom for callback in callbacks for symptom in getattr(callback, "symptoms", ())]
+    found = [symptom for callback in callbacks for symptom in callback.symptoms]
     return tuple(
         Told(max(0, s.epoch), s.evidence, frozenset({s.kind}), s.cause, s.fix)
         for s in sorted(found, key=lambda s: (s.epoch, -1 if s.batch is None else s.batch))

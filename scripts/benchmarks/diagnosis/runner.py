@@ -1,8 +1,10 @@
-"""`scripts/benchmark.py diagnosis`: all families, all seeds, every detector over the same fits.
+"""`scripts/benchmark.py diagnosis`: all families, all seeds, every detector over the same fits; then the cures that
+were printed, then `ReviveDeadNeurons`.
 
 Thresholds were tuned on the seeds 0 to 19. The figures are of 100 to 119 and of the families in `later`, both run once,
 after that. Environment: KRS_SEEDS=0-19 takes other seeds, KRS_FAMILIES="deep*,raw*" other families (shell wildcards),
-KRS_JOBS=2 as many processes.
+KRS_JOBS=2 as many processes, KRS_PARTS=detection,cures,revive some parts alone: cures then takes the cases that
+detection wrote beside `--out`.
 """
 
 from __future__ import annotations
@@ -14,30 +16,53 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks.diagnosis.case import Case, Told
-from benchmarks.diagnosis.figures import OURS, rows, table
+from benchmarks.diagnosis.cure import Cure
+from benchmarks.diagnosis.figures import OURS, cured, cures_table, rows, table
 from benchmarks.timing import Row
 
-TUNED, HELD_OUT, QUICK = "0-19", "100-119", "0-1"
+TUNED, HELD_OUT, QUICK = "0-19", "100-119", "0"
+PARTS = "detection,cures,revive"
 
 
 def run(quick: bool, out: Path | None) -> list[Row]:
     seeds = _range(os.environ.get("KRS_SEEDS") or (QUICK if quick else HELD_OUT))
     names = chosen(os.environ.get("KRS_FAMILIES") or "*")
-    cases = sorted(gather(run_family, names, seeds), key=lambda c: (names.index(c.family), c.seed))
-    print("\n".join(table(cases, list(cases[0].told))), flush=True)
-    if out is not None:
-        where = out.with_name(f"{out.stem}-cases.json")
-        where.parent.mkdir(parents=True, exist_ok=True)
-        where.write_text(json.dumps([case.to_dict() for case in cases], indent=1) + "\n")
-    found = rows(cases)
-    for row in found:
-        row.show()
+    parts = (os.environ.get("KRS_PARTS") or PARTS).split(",")
+    cases: list[Case] = []
+    found: list[Row] = []
+    if "detection" in parts:
+        cases = sorted(gather(run_family, [(n, seeds) for n in names]), key=lambda c: (names.index(c.family), c.seed))
+        _write(out, "cases", [case.to_dict() for case in cases])
+        print("\n".join(table(cases)), flush=True)
+        found += _shown(rows(cases))
+    elif out is not None and "cures" in parts:
+        cases = [Case.of(given) for given in json.loads(_beside(out, "cases").read_text())]
+    if "cures" in parts:
+        failing = {name: [c for c in cases if c.fails and c.family == name] for name in names}
+        cures = list(gather(cure_family, [(name, mine) for name, mine in failing.items() if mine]))
+        _write(out, "cures", [cure.to_dict() for cure in cures])
+        print("\n".join(cures_table(cures)), flush=True)
+        found += _shown([cured(cures)])
+    if "revive" in parts:
+        found += reviving(seeds, quick, out)
     return found
+
+
+def reviving(seeds: list[int], quick: bool, out: Path | None) -> list[Row]:
+    """Both stacks with all seeds, the healthy families with a quarter of them."""
+    from benchmarks.diagnosis import revive
+
+    few = seeds[: max(1, len(seeds) // 4)]
+    ends = [*gather(revive.stack, [(name, seeds) for name in revive.STACKS])]
+    ends += gather(revive.healthy, [(name, few) for name in revive.rectified()])
+    _write(out, "revive", [asdict(end) for end in ends])
+    return _shown(revive.rows(ends)) + revive.time(quick)
 
 
 def chosen(patterns: str) -> list[str]:
@@ -48,17 +73,18 @@ def chosen(patterns: str) -> list[str]:
     return [f.name for f in ALL if any(fnmatch.fnmatchcase(f.name, p) for p in wanted)]
 
 
-def gather(work: Callable[[str, list[int]], list[Any]], names: list[str], seeds: list[int]) -> Iterator[Any]:
-    """What `work` gives for each family, in as many processes as KRS_JOBS says, as it comes."""
-    jobs = int(os.environ.get("KRS_JOBS") or 1)
+def gather(work: Callable[..., list[Any]], jobs: list[tuple[str, Any]]) -> Iterator[Any]:
+    """What `work` gives for each job (the name of a family, and what more it needs), in as many processes as KRS_JOBS
+    says, as it comes."""
+    processes = int(os.environ.get("KRS_JOBS") or 1)
     begun = time.perf_counter()
-    if jobs == 1:
-        for name in names:
-            yield from work(name, seeds)
-            print(f"# {time.perf_counter() - begun:6.0f} s  {name}", flush=True)
+    if processes == 1:
+        for job in jobs:
+            yield from work(*job)
+            print(f"# {time.perf_counter() - begun:6.0f} s  {job[0]}", flush=True)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=6) as pool:
-        waiting = {pool.submit(work, name, seeds): name for name in names}
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
+        waiting = {pool.submit(work, *job): job[0] for job in jobs}
         for done in as_completed(waiting):
             yield from done.result()
             print(f"# {time.perf_counter() - begun:6.0f} s  {waiting[done]}", flush=True)
@@ -67,10 +93,10 @@ def gather(work: Callable[[str, list[int]], list[Any]], names: list[str], seeds:
 def run_family(name: str, seeds: list[int]) -> list[Case]:
     """Train every seed of a family once, with every detector there, and judge it."""
     from benchmarks.diagnosis import family, ours, rules, snapshot, truth
-    from benchmarks.diagnosis.families import ALL
+    from benchmarks.diagnosis.families import named
 
     alone()
-    which = next(f for f in ALL if f.name == name)
+    which = named(name)
     bench = family.Bench(which)
     snapshots = snapshot.Snapshots(bench.model, which.task.loss)
     cases = []
@@ -94,6 +120,15 @@ def run_family(name: str, seeds: list[int]) -> list[Case]:
     return cases
 
 
+def cure_family(name: str, failing: list[Case]) -> list[Cure]:
+    """Train those that failed once more, each with the line that was printed for it."""
+    from benchmarks.diagnosis import fixes
+    from benchmarks.diagnosis.families import named
+
+    alone()
+    return [fixes.cure(named(name), case, OURS) for case in failing]
+
+
 def alone() -> None:
     """One thread: such networks are too small for more, and several processes share the machine."""
     import tensorflow as tf
@@ -103,6 +138,22 @@ def alone() -> None:
         tf.config.threading.set_intra_op_parallelism_threads(1)
     except RuntimeError:  # TensorFlow has begun
         pass
+
+
+def _shown(found: list[Row]) -> list[Row]:
+    for row in found:
+        row.show()
+    return found
+
+
+def _beside(out: Path, what: str) -> Path:
+    return out.with_name(f"{out.stem}-{what}.json")
+
+
+def _write(out: Path | None, what: str, content: Any) -> None:
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _beside(out, what).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _range(text: str) -> list[int]:

@@ -46,7 +46,7 @@ def moons(n: int = 256, noise: float = 0.1) -> Callable[[np.random.Generator], D
         y = np.arange(n) % 2
         angle = random.uniform(0, np.pi, n)
         x = np.stack([np.cos(angle) + y - 0.5, np.where(y, -1.0, 1.0) * np.sin(angle) + y * 0.5 - 0.25], 1)
-        return _standard(x + noise * random.standard_normal(x.shape)), y.astype(np.int32)
+        return standard(x + noise * random.standard_normal(x.shape)), y.astype(np.int32)
 
     return make
 
@@ -57,7 +57,7 @@ def spirals(random: np.random.Generator, n: int = 256, turns: float = 0.6) -> Da
     radius = np.sqrt(random.uniform(0.04, 1, n))
     angle = 2 * np.pi * turns * radius + np.pi * y
     x = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
-    return _standard(x + 0.02 * random.standard_normal(x.shape)), y.astype(np.int32)
+    return standard(x + 0.02 * random.standard_normal(x.shape)), y.astype(np.int32)
 
 
 def digits(n: int = 320, unit: bool = False) -> Callable[[np.random.Generator], Data]:
@@ -66,7 +66,7 @@ def digits(n: int = 320, unit: bool = False) -> Callable[[np.random.Generator], 
     def make(random: np.random.Generator) -> Data:
         x, y = _digits()
         chosen = random.permutation(len(x))[:n]
-        return (x[chosen] / 16 if unit else _standard(x[chosen])).astype(np.float32), y[chosen].astype(np.int32)
+        return (x[chosen] / 16 if unit else standard(x[chosen])).astype(np.float32), y[chosen].astype(np.int32)
 
     return make
 
@@ -82,7 +82,7 @@ def curve(random: np.random.Generator, n: int = 256) -> Data:
     """A smooth function of four inputs, standardised."""
     x = random.standard_normal((n, 4))
     y = np.sin(2 * x[:, :1]) + x[:, 1:2] * x[:, 2:3] + 0.5 * x[:, 3:]
-    return x.astype(np.float32), _standard(y)
+    return x.astype(np.float32), standard(y)
 
 
 def blobs(random: np.random.Generator, n: int = 256) -> Data:
@@ -105,7 +105,7 @@ def thresholds(x: NDArray[Any], seed: int) -> NDArray[np.float32]:
     random = np.random.default_rng(seed)
     weights = random.choice([-1.0, 1.0], (x.shape[1], 50))
     hidden = x @ weights > 0.3 * x.shape[1] - np.sum(weights < 0, 0)
-    return _standard(hidden @ random.choice([-1.0, 1.0], (50, 1)))
+    return standard(hidden @ random.choice([-1.0, 1.0], (50, 1)))
 
 
 def noisy(task: Callable[[np.random.Generator], Data], share: float, classes: int) -> Callable[..., Data]:
@@ -146,5 +146,6 @@ def shifted(task: Callable[[np.random.Generator], Data], plus: float, times: flo
     return make
 
 
-def _standard(x: NDArray[Any]) -> NDArray[np.float32]:
+def standard(x: NDArray[Any]) -> NDArray[np.float32]:
+    """Every feature with mean 0 and deviation 1."""
     return ((x - x.mean(0)) / (x.std(0) + 1e-7)).astype(np.float32)

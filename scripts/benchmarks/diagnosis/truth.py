@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.diagnosis.family import Bench, Family, data
 from benchmarks.diagnosis.networks import mlp
 from benchmarks.diagnosis.snapshot import Snapshot, Snapshots
-from benchmarks.diagnosis.tasks import Task
+from benchmarks.diagnosis.tasks import Task, standard
 
 REFERENCE_SEEDS = (900, 901, 902)
 QUARTER = 0.25
@@ -57,7 +57,7 @@ def _standardised(task: Task) -> Task:
     def make(random: np.random.Generator) -> Any:
         x, y = task.make(random)
         x, y = (x, y) if task.changed is None else task.changed(random, (x, y))
-        return ((x - x.mean(0)) / (x.std(0) + 1e-7)).astype(np.float32), y if task.outputs > 1 else y - y.mean(0)
+        return standard(x), y if task.outputs > 1 else standard(y)
 
     return Task(task.name, make, task.outputs)
 
