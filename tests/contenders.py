@@ -7,9 +7,9 @@ import numpy as np
 from keras import layers as kl
 
 
-def plain(units=8, inputs=6, classes=3, depth=2, compiled=True):
+def plain(units=8, inputs=6, classes=3, depth=2, compiled=True, name="x"):
     layers = [kl.Dense(units, activation="relu", name=f"d{i}") for i in range(depth)]
-    model = keras.Sequential([keras.Input((inputs,), name="x"), *layers, kl.Dense(classes, activation="softmax")])
+    model = keras.Sequential([keras.Input((inputs,), name=name), *layers, kl.Dense(classes, activation="softmax")])
     if compiled:
         model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model

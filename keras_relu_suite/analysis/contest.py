@@ -112,7 +112,7 @@ class Contest:
         if trained.problem is not None:
             return _File(problem=f"the network {trained.problem}")
         try:
-            calibration = list(self.split.train.first(CALIBRATION).x)
+            calibration = self.split.train.first(CALIBRATION).arrays
             export(trained.model, path, mode=mode, calibration=calibration if mode in ("int8", "int16x8") else None)
             data = path.read_bytes()
         except KRSError as error:
@@ -143,7 +143,7 @@ class Contest:
         part = self.split.held_out.first(VERIFIED)
         labels = part.y if file.right is not None else None
         try:
-            check = verify(file.data, model, list(part.x), list(self.devices), labels)
+            check = verify(file.data, model, part.arrays, list(self.devices), labels)
         except KRSError as error:
             return replace(row, problem=problem or one_line(error))
         return _checked(row, check)
@@ -188,7 +188,7 @@ def on_device(model: keras.Model, data: bytes, part: Part, device: Device) -> ND
     file = schema.read(data)
     ports = match.ports(model, file)
     device.limits = limits.of(file)
-    arrays = [part.x[position][:, None] for position in ports.inputs]
+    arrays = [part.arrays[position][:, None] for position in ports.inputs]
     given = [a.astype(file.tensors[i].dtype) for a, i in zip(arrays, file.inputs, strict=True)]
     outputs = device.run(data, given, len(file.outputs)).outputs[0]
     return np.asarray(outputs).reshape(len(part), *outputs.shape[2:])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_relu_suite.errors import CalibrationError, ModelError, one_line
-from keras_relu_suite.export.calibrate import by_name
+from keras_relu_suite.export.calibrate import Arrays, by_name
 from keras_relu_suite.export.signature import Inputs, model_inputs
 from keras_relu_suite.structure import inference_call
 
@@ -23,30 +23,30 @@ LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Samples: an array for each input of the model, in their order, and the targets.
+    """Samples: an array for each input of the model, by its name, and the targets."""
 
-    Not by name: a function that makes a model may give an input another automatic name each time.
-    """
-
-    x: tuple[NDArray[Any], ...]
+    x: Arrays
     y: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def first(self, n: int) -> Part:
-        return self.taken(slice(n))
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """x in the order of the model's inputs: their names may be other ones in another network of the same `build`."""
+        return list(self.x.values())
 
-    def taken(self, rows: Any) -> Part:
-        return Part(tuple(array[rows] for array in self.x), self.y[rows])
+    def first(self, n: int) -> Part:
+        return Part({name: array[:n] for name, array in self.x.items()}, self.y[:n])
 
     def batches(self, size: int) -> Iterator[Part]:
         for start in range(0, len(self), size):
-            yield self.taken(slice(start, start + size))
+            rows = slice(start, start + size)
+            yield Part({name: array[rows] for name, array in self.x.items()}, self.y[rows])
 
     def given(self, model: keras.Model) -> Any:
         """x as the model takes it."""
-        return inference_call(model, list(self.x))[0]
+        return inference_call(model, self.arrays)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,10 @@ def split(data: Any, model: keras.Model) -> Split:
     if count < 1 or len(whole) - count < 1:
         raise CalibrationError(f"data needs at least 3 samples, so that some can be held out. Received: {len(whole)}")
     order = np.random.default_rng(0).permutation(len(whole))
-    train, held_out = whole.taken(order[count:]), whole.taken(order[:count])
+    train, held_out = (
+        Part({name: array[which] for name, array in whole.x.items()}, whole.y[which])
+        for which in (order[count:], order[:count])
+    )
     return Split(train, held_out, f"{count:,} of the {len(whole):,} samples, drawn once")
 
 
@@ -101,11 +104,10 @@ def _loaded(path: Path) -> tuple[Any, Any]:
 
 
 def _part(pair: tuple[Any, Any], inputs: Inputs, what: str) -> Part:
-    arrays, y = by_name(pair[0], inputs, what), np.asarray(pair[1])
-    x = tuple(arrays[name] for name, _, _ in inputs)
+    x, y = by_name(pair[0], inputs, what), np.asarray(pair[1])
     if y.dtype.kind not in "fiub" or y.ndim < 1:
         raise CalibrationError(f"{what}: y must be numbers, one or a row for every sample. Received: dtype={y.dtype}")
-    count = len(x[0])
+    count = len(next(iter(x.values())))
     if len(y) != count or count == 0:
         raise CalibrationError(f"{what}: y must have a target for every sample. Received: {count} samples, {len(y)} "
                                "targets")  # fmt: skip

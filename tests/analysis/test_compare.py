@@ -167,11 +167,11 @@ def test_models_that_cannot_be_compared(build, error, words):
 def test_a_fifth_is_held_out_always_the_same_and_nothing_is_in_both():
     x = np.arange(600, dtype="float32").reshape(100, 6)
     one, two = (task.split((x, np.arange(100) % 3), plain()) for _ in range(2))
-    np.testing.assert_array_equal(one.held_out.x[0], two.held_out.x[0])
+    np.testing.assert_array_equal(one.held_out.x["x"], two.held_out.x["x"])
     assert len(one.train) == 80 and len(one.held_out) == 20 and "20 of the 100" in one.said
-    together = np.concatenate([one.train.x[0], one.held_out.x[0]])
+    together = np.concatenate([one.train.x["x"], one.held_out.x["x"]])
     np.testing.assert_array_equal(np.sort(together[:, 0]), x[:, 0])
-    np.testing.assert_array_equal(one.train.y, one.train.x[0][:, 0] // 6 % 3)  # shuffled with their targets
+    np.testing.assert_array_equal(one.train.y, one.train.x["x"][:, 0] // 6 % 3)  # shuffled with their targets
 
 
 def test_inputs_whose_names_change_with_every_call_and_several_of_them():
@@ -193,7 +193,7 @@ def test_two_pairs_and_files(tmp_path):
     assert len(two.train) == 40 and len(two.held_out) == 10
     np.savez(tmp_path / "d.npz", x=x, y=y)
     from_file = task.split(tmp_path / "d.npz", plain())
-    np.testing.assert_array_equal(from_file.train.x[0], task.split((x, y), plain()).train.x[0])
+    np.testing.assert_array_equal(from_file.train.x["x"], task.split((x, y), plain()).train.x["x"])
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_the_metric_and_the_score_are_those_of_keras(loss, metrics, name, higher
     model = plain(compiled=False)
     model.compile("sgd", loss, metrics=metrics)
     target = y if "cross" in loss else np.eye(3)[y] * 0.3
-    part = task.Part((x,), target)
+    part = task.Part({"x": x}, target)
     metric = task.metric_of(model, part)
     assert (metric.name, metric.higher) == (name, higher)
     outputs = model.predict(x, verbose=0)
@@ -270,7 +270,7 @@ def test_data_that_do_not_fit_the_loss():
 def test_exact_zeros_and_outputs():
     ((model, sites),) = made(plain, ["relu"])
     x, y = blobs(300)  # more than one batch
-    outputs, zeros = training.infer(model, sites, task.Part((x,), y))
+    outputs, zeros = training.infer(model, sites, task.Part({"x": x}, y))
     first = np.maximum(x @ model.get_layer("d0").kernel.numpy(), 0)
     second = np.maximum(first @ model.get_layer("d1").kernel.numpy(), 0)
     assert zeros == pytest.approx(np.mean(np.concatenate([first, second]) == 0), abs=1e-3) and 0.2 < zeros < 0.8
@@ -329,7 +329,7 @@ def test_a_step_is_keras_own():
     model.compile("sgd", "sparse_categorical_crossentropy")
     x, y = blobs(16)
     before = model.layers[0].kernel.numpy()
-    one = timing.step(model, task.Part((x,), y))
+    one = timing.step(model, task.Part({"x": x}, y))
     losses = [float(one()[0]) for _ in range(20)]
     assert int(model.optimizer.iterations) == 20 and losses[-1] < losses[0]
     assert np.abs(model.layers[0].kernel.numpy() - before).max() > 0
@@ -371,7 +371,7 @@ def test_what_is_no_latency_says_so(kind, words):
 
 def test_a_file_on_a_device_gives_what_keras_gives(exported):
     model, files = exported
-    part = task.Part((blobs(20)[0],), blobs(20)[1])
+    part = task.Part({"x": blobs(20)[0]}, blobs(20)[1])
     with Device("xnnpack", "host CPU", "") as device:
         outputs = contest.on_device(model, files["a"], part, device)
-    np.testing.assert_allclose(outputs, model.predict(part.x[0], verbose=0), atol=1e-5)
+    np.testing.assert_allclose(outputs, model.predict(part.x["x"], verbose=0), atol=1e-5)
