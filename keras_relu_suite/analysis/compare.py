@@ -6,7 +6,7 @@ import contextlib
 import logging
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from keras_relu_suite.analysis.rows import Row
 from keras_relu_suite.analysis.task import LEARNING_RATE, Metric, Split, compiler, metric_of, split
 from keras_relu_suite.analysis.variants import Build, Variants, chosen
 from keras_relu_suite.devices import Device
-from keras_relu_suite.errors import UsageError
+from keras_relu_suite.errors import UsageError, one_line
 from keras_relu_suite.export.spec import Spec
 from keras_relu_suite.swap import Where
 from keras_relu_suite.verify.running import choose
@@ -101,7 +101,7 @@ def compare(
         told.total = len(names) * (contest.steps + 1) + len(here)
         with _quiet():
             entries = [contest.enter(name) for name in names]
-            rows = _timed(contest, entries, here, told)
+            rows, lost = _timed(contest, entries, here, told)
     finally:
         for device in ours:
             device.close()
@@ -118,11 +118,11 @@ def compare(
         held_out=parts.said,
         modes=tuple(modes),
         devices=tuple(records),
-        reference=_reference(rows),
+        reference=_reference(rows, [row.activation for row in rows if row.step is not None]),
         best=best,
         rows=tuple(rows),
         recommendations=tuple(recommend(t, rows, metric, ran) for t in TARGETS) if modes else (),
-        notes=(*notes, *_remarks(parts, seeds)),
+        notes=(*notes, *lost, *_remarks(parts, seeds)),
         seconds=time.monotonic() - begun,
         cpu_seconds=_cpu() - cpu,
     )
@@ -171,20 +171,28 @@ class _Progress:
         self._done += 1
 
 
-def _timed(contest: Contest, entries: Sequence[Entry], here: Sequence[Device], told: _Progress) -> list[Row]:
-    """The rows with the times of training steps and inferences."""
+def _timed(
+    contest: Contest, entries: Sequence[Entry], here: Sequence[Device], told: _Progress
+) -> tuple[list[Row], list[str]]:
+    """The rows with the times of training steps and inferences, and what could not be timed."""
+    lost: list[str] = []
     steps: dict[str, Callable[[], Any]] = {}
     batch = contest.split.train.first(contest.batch_size)
     for entry in entries:
         name = entry.row.activation
         told(f"{name}: time a training step")
         if entry.row.scores:
-            model, _ = contest.variants.make(name, 0)  # as it did before it was trained
-            steps[name] = timing.step(model, batch)
+            try:
+                model, _ = contest.variants.make(name, 0)
+                step = timing.step(model, batch)
+                step()
+                steps[name] = step
+            except Exception as error:  # one activation must not take the others with it
+                lost.append(f"The training step with {name} could not be timed: {one_line(error)}")
     rows = [entry.row for entry in entries]
     if steps:
         seconds = timing.interleave(steps, timing.STEP_ROUNDS, seconds=timing.SECONDS * len(steps))
-        times = timing.relative(seconds, _reference(rows))
+        times = timing.relative(seconds, _reference(rows, steps))
         rows = [replace(row, step=times.get(row.activation)) for row in rows]
     files = {(e.row.activation, mode): data for e in entries for mode, data in e.files.items()}
     for device in here:
@@ -198,13 +206,13 @@ def _timed(contest: Contest, entries: Sequence[Entry], here: Sequence[Device], t
             ))
             for row in rows
         ]  # fmt: skip
-    return rows
+    return rows, lost
 
 
-def _reference(rows: Sequence[Row]) -> str:
-    """What step times are relative to: ReLU, or the first that was trained."""
-    trained = [row.activation for row in rows if row.scores]
-    return REFERENCE if REFERENCE in trained or not trained else trained[0]
+def _reference(rows: Sequence[Row], timed: Collection[str]) -> str:
+    """What step times are relative to: ReLU, or the first that was timed."""
+    names = [row.activation for row in rows if row.activation in timed]
+    return REFERENCE if REFERENCE in names or not names else names[0]
 
 
 def _missing(rows: Sequence[Row], devices: Sequence[str]) -> list[Row]:

@@ -104,7 +104,9 @@ def step(model: keras.Model, part: Part) -> Callable[[], Any]:
     """One call is one training step of keras' own compiled `train_function` on that batch."""
     import tensorflow as tf
 
-    batches = iter(tf.data.Dataset.from_tensors((part.given(model), part.y)).repeat())
+    x = part.given(model)
+    x = tuple(x) if isinstance(x, list) else x  # of a list tf.data would make one tensor
+    batches = iter(tf.data.Dataset.from_tensors((x, part.y)).repeat())
     model.make_train_function()
 
     def run() -> Any:

@@ -44,13 +44,21 @@ class Trained:
     problem: str | None
 
 
+class _EndWhereNotFinite(keras.callbacks.Callback):
+    """Ends the training after an epoch whose loss is not finite. keras' own says so on stdout, where our JSON goes."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            self.model.stop_training = True
+
+
 def train(
     model: keras.Model, sites: Sequence[Site], split: Split, metric: Metric, epochs: int, batch_size: int
 ) -> Trained:
     """Fit and measure. A loss that is not finite ends the training and is the network's problem."""
     names = [site.name for site in sites if site.semantics.piecewise_linear]
     flow = GradientFlowMonitor(verbose=0, on_trouble=None)
-    callbacks: list[keras.callbacks.Callback] = [keras.callbacks.TerminateOnNaN(), flow]
+    callbacks: list[keras.callbacks.Callback] = [_EndWhereNotFinite(), flow]
     monitor = DeadNeuronMonitor(verbose=0, on_dead=None, layers=names) if names else None
     if monitor is not None:
         callbacks.append(monitor)

@@ -174,6 +174,19 @@ def test_a_fifth_is_held_out_always_the_same_and_nothing_is_in_both():
     np.testing.assert_array_equal(one.train.y, one.train.x["x"][:, 0] // 6 % 3)  # shuffled with their targets
 
 
+def test_inputs_whose_names_change_with_every_call_and_several_of_them():
+    def build():
+        a, b = keras.Input((4,)), keras.Input((2,))  # keras_tensor_7, keras_tensor_8, …
+        y = kl.Dense(8, activation="relu")(kl.Concatenate()([a, kl.Dense(4)(b)]))
+        return keras.Model([a, b], kl.Dense(3, activation="softmax")(y))
+
+    x, y = blobs(600)
+    data, modes = ([x[:, :4], x[:, 4:]], y), ["float32", "int8"]
+    got = krs.compare(build, data, ["relu"], modes, ["xnnpack"], seeds=2, epochs=1)
+    assert got, got.summary()
+    assert got["relu"].files[0].scores == pytest.approx(got["relu"].scores)
+
+
 def test_two_pairs_and_files(tmp_path):
     x, y = blobs(50)
     two = task.split(((x[:40], y[:40]), (x[40:], y[40:])), plain())
