@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +77,7 @@ class Job:
         self.pen.forget()
         if rebuild:
             _make_anew(self.model)
+            self.pen.changes.insert(0, Setting(functools.partial(_make_anew, self.model)))  # undone the last
         return RepairLog(
             self.model.name, tuple(self.actions), tuple(self.left), change, samples, self.lost, tuple(self.pen.changes)
         )

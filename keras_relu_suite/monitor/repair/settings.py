@@ -35,7 +35,7 @@ def leaky(site: Site) -> Setting | str:
 
 
 def cut_learning_rate(optimizer: Any, factor: float = CUT) -> Setting | str:
-    """Multiply the learning rate by a factor; by default divide it by 10.
+    """Multiply the learning rate by a factor; by default divide it by 3.
 
     Returns:
         What takes it back, or why it cannot be.
