@@ -375,7 +375,8 @@ def test_the_page_shows_what_was_missed_and_what_was_not_run(bench, monkeypatch,
     for _ in range(2):  # again over its own
         bench.page.main(tmp_path / "d.json")
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith(f"{bench.page.END}\nafter\n") and "FORMER" not in text and "a fix" not in text
+    assert text.startswith("before\n") and text.endswith(f"{bench.page.END}\nafter\n")
+    assert "FORMER" not in text and "a fix" not in text
     assert "| failing runs told in time | ≥ 95 %, held | 100.0 % (1/1; 2–100) |" in text
     assert "| told in time, the right symptom | ≥ 90 %, **missed** | 0.0 % (0/1; 0–98) |" in text
     assert "- f, seed 0: dead was measured; told: stalled in epoch 1." in text
