@@ -16,8 +16,8 @@ import pytest
 from keras_relu_suite.monitor.symptoms import KINDS
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-PARTS = ("case", "cure", "families", "family", "figures", "fixes", "networks", "revive", "rules", "runner", "snapshot",
-         "tasks", "truth")  # fmt: skip
+PARTS = ("case", "cure", "families", "family", "figures", "fixes", "networks", "page", "revive", "rules", "runner",
+         "snapshot", "tasks", "truth")  # fmt: skip
 
 
 @pytest.fixture
@@ -362,6 +362,26 @@ def test_what_reviving_did_is_counted(bench):
     assert [row.holds for row in rows.values()] == [None, False, None, True, False]
     better = [e for e in ends if e.failed is False or e.arm != "revive" or e.seed < 2]
     assert bench.revive.rows(better)[1].value == 2 / 39 and len(bench.revive.rows(ends[:3])) == 3
+
+
+def test_the_page_shows_what_was_missed_and_what_was_not_run(bench, monkeypatch, tmp_path):
+    cases = [case(bench, True, ["dead"], 0, (0, "stalled")), case(bench, False, (), 0, (30, "stalled"))]
+    rows = [row.to_dict() for row in bench.figures.rows(cases)]
+    (tmp_path / "d.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "d-cases.json").write_text(json.dumps([c.to_dict() for c in cases]))
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{bench.page.BEGIN}\nFORMER\n{bench.page.END}\nafter\n")
+    monkeypatch.setattr(bench.page, "PAGE", page)
+    for _ in range(2):  # again over its own
+        bench.page.main(tmp_path / "d.json")
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith(f"{bench.page.END}\nafter\n")
+    assert "FORMER" not in text and "a fix" not in text
+    assert "| failing runs told in time | ≥ 95 %, held | 100.0 % (1/1; 2–100) |" in text
+    assert "| told in time, the right symptom | ≥ 90 %, **missed** | 0.0 % (0/1; 0–98) |" in text
+    assert "- f, seed 0: dead was measured; told: stalled in epoch 1." in text
+    assert "learned (skill 0.00), nothing was measured; told: stalled in epoch 31." in text
+    assert text.count("Not run yet.") == 2
 
 
 @pytest.mark.slow

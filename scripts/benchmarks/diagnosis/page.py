@@ -38,7 +38,8 @@ def figures(*results: Path) -> str:
         blocks += ["### What was told", *detectors(rows)]
         blocks += ["### By family", legend(judged), *table(judged), missed(judged)]
     cured = [Cure(**cure) for cure in cures]
-    blocks += ["### The printed fix, applied as printed", *promises(rows, "failing runs that"), *cures_table(cured)]
+    blocks += ["### The printed fix, applied as printed", *promises(rows, "failing runs that")]
+    blocks += cures_table(cured) if cured else []
     promised = ("deep narrow stacks", "healthy families", "the function", "total")
     blocks += ["### `ReviveDeadNeurons`", *(promises(rows, *promised) if ends else ["Not run yet."])]
     return "\n\n".join(_joined(blocks))
