@@ -56,8 +56,6 @@ def demo(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if any(b.runs for b in documents.blocks(p.read_text()))], ids=name)
 def test_the_page_does_what_it_says(page, demo, tmp_path):
-    if page.name == "gradient_flow.md":
-        pytest.skip("what it shows and what is printed differ since the merge of 2026-11-28: to be mended")
     text = page.read_text()
     folder, printed = demo
     if "demo/" in "".join(block.effective for block in documents.blocks(text)):

@@ -11,7 +11,7 @@ from typing import Any
 from keras_relu_suite.callbacks.fitting import FitMonitor, check_reaction, when_fit_is_left
 from keras_relu_suite.errors import TrainingWarning
 from keras_relu_suite.monitor import causes, judge
-from keras_relu_suite.monitor.facts import Facts, facts_of
+from keras_relu_suite.monitor.facts import NOTHING_KNOWN, Facts, facts_of
 from keras_relu_suite.monitor.flow import Flow
 from keras_relu_suite.monitor.flow_record import FlowRecord
 from keras_relu_suite.monitor.judge import Finding
@@ -167,10 +167,10 @@ class GradientFlowMonitor(FitMonitor):
                 self._tell(judge.judge_first(record), [*self.history, record])
 
     def _tell(self, found: Sequence[Finding], history: Sequence[FlowRecord]) -> None:
-        facts = self.facts
+        facts = self.facts or NOTHING_KNOWN  # a symptom is told whether or not its cause can be
         for finding in found:
             last, self._found[finding.kind] = self._found.get(finding.kind), finding.epoch
-            if facts is None or (last is not None and finding.epoch - last <= self.patience):
+            if last is not None and finding.epoch - last <= self.patience:
                 continue  # told, and not over since
             symptom = self.attempt("a cause", functools.partial(causes.explain, finding, history, facts, self._first))
             if symptom is None:

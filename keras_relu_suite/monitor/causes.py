@@ -57,8 +57,8 @@ def explain(
     for rule in rules:
         why = rule(finding, history, facts)
         if why is not None:
-            return _symptom(finding, *why)
-    return _symptom(finding, *_seed(finding, facts))
+            return _symptom(finding, facts, *why)
+    return _symptom(finding, facts, *_seed(finding, facts))
 
 
 def of_window(window: WindowRecord, facts: Facts, rates: Sequence[float | None] = ()) -> tuple[Symptom, ...]:
@@ -73,10 +73,12 @@ def of_window(window: WindowRecord, facts: Facts, rates: Sequence[float | None] 
     return tuple(explain(finding, history, facts) for finding in judge_window(window))
 
 
-def _symptom(finding: Finding, cause: str, evidence: str, fix: str, remedy: str | None) -> Symptom:
+def _symptom(finding: Finding, facts: Facts, cause: str, evidence: str, fix: str, remedy: str | None) -> Symptom:
     text = f"{finding.evidence}; {evidence}" if evidence else finding.evidence
     if not finding.whole and "krs.reinitialize" in fix:
         fix = REPAIR  # what has learnt something is not drawn anew
+    if remedy == "shift_bias" and (not finding.whole or facts.shortcut):
+        remedy = "reinitialise"  # a shift changes what the network computes, and it still computes something
     return Symptom(finding.kind, finding.layer, finding.epoch, cause, text, fix, finding.batch, remedy)
 
 

@@ -69,6 +69,9 @@ class Facts:
         return max(0, len(self.weights) - 1)
 
 
+NOTHING_KNOWN = Facts((), (), None, False, False, False, None, None, None, False)
+
+
 def facts_of(model: keras.Model) -> Facts:
     """The facts of a built model, as they are now: before training, those of its initial weights."""
     parts, sites = parts_of(model), describe(model).sites

@@ -361,6 +361,16 @@ def test_a_measurement_that_fails_is_told_and_training_goes_on(monkeypatch):
     assert len(history.epoch) == 1 and watcher.lost == ["flow: it could not be measured: cannot"]
 
 
+def test_a_symptom_is_told_though_the_facts_of_the_model_cannot_be_read(monkeypatch):
+    def broken(model):
+        raise RuntimeError("unreadable")
+
+    monkeypatch.setattr("keras_relu_suite.callbacks.gradient_flow.facts_of", broken)
+    watcher = monitor(on_trouble="stop")
+    fit(network(), watcher, x=np.full_like(data()[0], np.nan))
+    assert [symptom.kind for symptom in watcher.symptoms] == ["not_finite"] and "unreadable" in watcher.lost[0]
+
+
 def test_an_interrupted_fit_leaves_the_model_as_it_was():
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

@@ -146,11 +146,11 @@ QUIET = [
 
 def diagnosed(model, x, **arguments):
     model.run_eagerly = True
-    return krs.diagnose(model, x, **arguments).window  # without a cause: the default remedy
+    return krs.diagnose(model, x, **arguments)
 
 
 def dead(model, x):
-    return {(site.name, unit) for site in diagnosed(model, x).sites for unit in (*site.dead, *site.stuck)}
+    return {(site.name, unit) for site in diagnosed(model, x).window.sites for unit in (*site.dead, *site.stuck)}
 
 
 def all_of(model):
@@ -270,7 +270,7 @@ def test_a_shift_that_a_symptom_asks_for_goes_to_the_layers_median_rate():
     x = inputs(model)
     living = np.median([(model.get_layer("made")(x).numpy()[:, u] > 0).mean() for u in (0, 2, 3)])
     found = diagnosed(model, x)
-    log = krs.repair(model, Both(found, (symptom("shift_bias", "made"),)), data=x)
+    log = krs.repair(model, Both(found.window, (symptom("shift_bias", "made"),)), data=x)
     (action,) = log.actions
     assert action.remedy == "shift_bias"
     rate = (model.get_layer("made")(x).numpy()[:, 1] > 0).mean()

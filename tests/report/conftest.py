@@ -30,6 +30,13 @@ class Like(Device):
         return Run(tuple(self.change(o) for o in run.outputs))
 
 
+class Gone(Like):
+    """A device that is not there."""
+
+    def unavailable(self):
+        return "its cable is out"
+
+
 def cut_off(o):
     return np.maximum(o, -50).astype(o.dtype) if o.dtype == np.int8 else o
 
@@ -62,8 +69,8 @@ def held_float(float_file, chain, data):
 def failed(int8_file, chain, data):
     """A slope of the wrong sign in the file, a device that clips, one that refuses, one that is not there."""
     bad = tflite_edit.with_alpha(int8_file.read_bytes(), 0, lambda a: -a)
-    with Like("clips", cut_off) as clips, Like("refuses", refused) as refuses:
-        v = krs.verify(bad, model=chain, data=data, devices=["reference", clips, refuses, "arm64"])
+    with Like("clips", cut_off) as clips, Like("refuses", refused) as refuses, Gone("board", cut_off) as gone:
+        v = krs.verify(bad, model=chain, data=data, devices=["reference", clips, refuses, gone])
     assert v.exit_code == 1
     return v
 

@@ -29,7 +29,7 @@ def repair(
     the signal comes through. Units that merely fire rarely are left alone.
 
     A `Symptom` of the diagnosis may ask for something else by its `remedy`: `shift_bias`, `leaky` (a slope of 0.2 on
-    the flat side), `cut_learning_rate` (by 10), `clip_gradients` (norm 1).
+    the flat side), `cut_learning_rate` (to a third), `clip_gradients` (norm 1).
 
     The optimizer forgets what it knew of these weights, and only of these: see `monitor.repair.slots`.
 
