@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import itertools
 import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,16 +38,16 @@ def run(quick: bool, out: Path | None) -> list[Row]:
     cases: list[Case] = []
     found: list[Row] = []
     if "detection" in parts:
-        cases = sorted(gather(run_family, [(n, seeds) for n in names]), key=lambda c: (names.index(c.family), c.seed))
-        _write(out, "cases", [case.to_dict() for case in cases])
+        cases = _kept(out, "cases", gather(run_family, [(n, seeds) for n in names]), Case.to_dict)
+        cases.sort(key=lambda case: (names.index(case.family), case.seed))
         print("\n".join(table(cases)), flush=True)
         found += _shown(rows(cases))
     elif out is not None and "cures" in parts:
         cases = [Case.of(given) for given in json.loads(_beside(out, "cases").read_text())]
     if "cures" in parts:
         failing = {name: [c for c in cases if c.fails and c.family == name] for name in names}
-        cures = list(gather(cure_family, [(name, mine) for name, mine in failing.items() if mine]))
-        _write(out, "cures", [cure.to_dict() for cure in cures])
+        jobs = [(name, mine) for name, mine in failing.items() if mine]
+        cures = _kept(out, "cures", gather(cure_family, jobs), Cure.to_dict)
         print("\n".join(cures_table(cures)), flush=True)
         found += _shown([cured(cures)])
     if "revive" in parts:
@@ -59,9 +60,9 @@ def reviving(seeds: list[int], quick: bool, out: Path | None) -> list[Row]:
     from benchmarks.diagnosis import revive
 
     few = seeds[: max(1, len(seeds) // 4)]
-    ends = [*gather(revive.stack, [(name, seeds) for name in revive.STACKS])]
-    ends += gather(revive.healthy, [(name, few) for name in revive.rectified()])
-    _write(out, "revive", [asdict(end) for end in ends])
+    stacks = gather(revive.stack, [(name, seeds) for name in revive.STACKS])
+    healthy = gather(revive.healthy, [(name, few) for name in revive.rectified()])
+    ends = _kept(out, "revive", itertools.chain(stacks, healthy), asdict)
     return _shown(revive.rows(ends)) + revive.time(quick)
 
 
@@ -73,20 +74,20 @@ def chosen(patterns: str) -> list[str]:
     return [f.name for f in ALL if any(fnmatch.fnmatchcase(f.name, p) for p in wanted)]
 
 
-def gather(work: Callable[..., list[Any]], jobs: list[tuple[str, Any]]) -> Iterator[Any]:
+def gather(work: Callable[..., list[Any]], jobs: list[tuple[str, Any]]) -> Iterator[list[Any]]:
     """What `work` gives for each job (the name of a family, and what more it needs), in as many processes as KRS_JOBS
     says, as it comes."""
     processes = int(os.environ.get("KRS_JOBS") or 1)
     begun = time.perf_counter()
     if processes == 1:
         for job in jobs:
-            yield from work(*job)
+            yield work(*job)
             print(f"# {time.perf_counter() - begun:6.0f} s  {job[0]}", flush=True)
         return
     # Not concurrent.futures: its pool hangs once it has replaced a process (Python 3.11, max_tasks_per_child).
     with get_context("spawn").Pool(processes, maxtasksperchild=8) as pool:
         for name, found in pool.imap_unordered(functools.partial(_job, work), jobs):
-            yield from found
+            yield found
             print(f"# {time.perf_counter() - begun:6.0f} s  {name}", flush=True)
 
 
@@ -152,6 +153,15 @@ def _shown(found: list[Row]) -> list[Row]:
 
 def _beside(out: Path, what: str) -> Path:
     return out.with_name(f"{out.stem}-{what}.json")
+
+
+def _kept(out: Path | None, what: str, found: Iterable[list[Any]], plain: Callable[[Any], Any]) -> list[Any]:
+    """All that was found, written whenever more has come: what was trained is not lost if the rest fails."""
+    kept: list[Any] = []
+    for more in found:
+        kept += more
+        _write(out, what, [plain(one) for one in kept])
+    return kept
 
 
 def _write(out: Path | None, what: str, content: Any) -> None:
