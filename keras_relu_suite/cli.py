@@ -272,7 +272,7 @@ def probe(
 @_options.FILE
 @click.argument("page", type=_options.PATH, required=False, metavar="[OUT.html]")
 def report(file: Path, page: Path | None) -> int:
-    """Draw the HTML page of FILE.json again, the report of `verify` or `demo`, to OUT.html or beside FILE."""
+    """Draw the page of FILE.json again, a report of `verify`, `compare` or `demo`, to OUT.html or beside FILE."""
     from keras_relu_suite.report import redraw
 
     click.echo(redraw(file, page))

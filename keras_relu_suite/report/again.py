@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from keras_relu_suite.errors import UsageError
 from keras_relu_suite.report import charts, schema
+from keras_relu_suite.report.comparison import comparison_html
 from keras_relu_suite.report.files import save
 from keras_relu_suite.report.html import html
 
-KINDS = ("verification", "demo")
+PAGES: dict[str, Callable[[dict[str, Any]], str]] = {"verification": html, "demo": html, "comparison": comparison_html}
+VERBS = {"verification": "verify", "demo": "demo", "comparison": "compare"}
 
 
 def redraw(source: Path, target: Path | None = None) -> Path:
     """Write the page of a report that was saved as JSON: the same bytes as when it was new.
 
     Args:
-        source: What `Verification.save("….json")`, `krs verify --report ….json` or `krs demo` wrote.
+        source: What `krs verify --report ….json`, `krs compare --report ….json` or `krs demo` wrote, or the
+            `save("….json")` of a verification or comparison.
         target: The page, ending in .html; None for the name of the source with that suffix.
 
     Returns:
@@ -29,7 +32,8 @@ def redraw(source: Path, target: Path | None = None) -> Path:
         UsageError: the source is no such report, is cut off, or of another version; or the target cannot be written.
     """
     content = read(source)
-    return save(source.with_suffix(".html") if target is None else target, {".html": lambda: html(content)})
+    page = PAGES[content["kind"]]
+    return save(source.with_suffix(".html") if target is None else target, {".html": lambda: page(content)})
 
 
 def read(source: Path) -> dict[str, Any]:
@@ -45,15 +49,15 @@ def read(source: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{str(source)!r} is not JSON, or is cut off: {error}") from error
     kind = content.get("kind") if isinstance(content, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in PAGES:
         raise UsageError(
-            f"{str(source)!r} has no page. Expected the JSON of a {' or '.join(KINDS)}. Received: kind={kind!r}"
+            f"{str(source)!r} has no page. Expected the JSON of a {', '.join(PAGES)}. Received: kind={kind!r}"
         )
     wanted = schema.schema(kind)["properties"]["schema_version"]["const"]
     if content.get("schema_version") != wanted:
         raise UsageError(
             f"{str(source)!r} was written by another version of keras_relu_suite. Expected schema_version={wanted}; "
-            f"run `krs {'verify' if kind == 'verification' else kind}` again. "
+            f"run `krs {VERBS[kind]}` again. "
             f"Received: schema_version={content.get('schema_version')!r}"
         )
     wrong = next(_wrong(content, kind), None)
@@ -73,8 +77,7 @@ def _wrong(content: dict[str, Any], kind: str) -> Iterator[str]:
         yield found
     if kind == "verification":
         yield from _contradictions(content)
-        return
-    for i, part in enumerate(content["verifications"]):
+    for i, part in enumerate(content["verifications"] if kind == "demo" else ()):
         for found in _wrong(part, "verification"):
             yield f"verifications[{i}]: {found}"
 

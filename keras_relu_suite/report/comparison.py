@@ -102,8 +102,8 @@ def device_cells(c: dict[str, Any], row: dict[str, Any]) -> list[list[str]]:
                 file["mode"],
                 _score(c, sum(map(number, scores)) / len(scores)) if scores else "",
                 f"{file['size'] / 1000:,.1f}",
-                "" if file["max_lsb"] is None else f"{file['max_lsb']:.1f}",
-                "" if agree is None else f"{100 * agree:.2f}",
+                "" if file["max_lsb"] is None else f"{number(file['max_lsb']):.1f}",
+                "" if agree is None else f"{100 * number(agree):.2f}",
                 *(_latency(file["latency"].get(name)) for name in _timed(c)),
                 file["verdict"],
             ]

@@ -20,7 +20,7 @@ SAID = {"$schema", "$defs", "title", "description"}
 
 @functools.cache
 def schema(kind: str) -> dict[str, Any]:
-    """The schema of `"verification"` or `"demo"`."""
+    """The schema of `"verification"`, `"demo"` or `"comparison"`."""
     text = (resources.files("keras_relu_suite.report") / "schemas" / f"{kind}.schema.json").read_text("utf-8")
     content: dict[str, Any] = json.loads(text)
     return content

@@ -190,10 +190,46 @@ def test_the_page_is_whole_and_escapes_every_name(tmp_path):
     assert 'class="bad">FAILS' in page and 'class="bad">not trained' in page and 'class="good">holds' in page
     content = json.loads(result.save(tmp_path / "c.json").read_text())
     assert content["schema_version"] == 1 and content["kind"] == "comparison" and content["holds"] is False
-    assert report.comparison_html(content) == page  # drawn again from the JSON
+    assert report.redraw(tmp_path / "c.json", tmp_path / "again.html").read_text() == page
     assert "No rows" not in comparison().save(tmp_path / "d.html").read_text()
     with pytest.raises(UsageError, match="ends in .json or .html"):
         result.save(tmp_path / "c.txt")
+
+
+def places(content, path=()):
+    """Every place where a key stands; of a list the first item."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield (*path, key)
+            yield from places(value, (*path, key))
+    elif isinstance(content, list) and content:
+        yield from places(content[0], (*path, 0))
+
+
+def test_json_that_is_no_comparison_is_not_drawn(tmp_path):
+    gap = Difference(-0.1, math.nan)
+    gone = {"name": "far", "kind": "", "engine": "", "version": "", "platform": "", "reason": "off"}
+    result = comparison(row("relu", difference=gap, gradient_ratio=(math.nan,)), devices=(gone,))
+    source = result.save(tmp_path / "c.json")
+    text = source.read_text()
+    report.redraw(source)
+    free = {"symptoms", "latency", "verdicts", "against"}  # objects whose keys are names
+    keys = [place for place in places(json.loads(text)) if place[-2:-1] == () or place[-2] not in free]
+    assert len(keys) > 60
+    for place in keys:
+        for change in ("take out", []):
+            content = at = json.loads(text)
+            for key in place[:-1]:
+                at = at[key]
+            if change == "take out":
+                del at[place[-1]]
+            elif isinstance(at[place[-1]], list):
+                continue
+            else:
+                at[place[-1]] = change
+            source.write_text(json.dumps(content))
+            with pytest.raises(UsageError, match="not what krs wrote|another version|has no page"):
+                report.redraw(source)
 
 
 # The real thing, small.

@@ -64,7 +64,7 @@ def mistakes(saved):
         "too deep": ("[" * 100_000, "is not JSON"),
         "NaN": (text.replace('"size": ', '"size": NaN, "x": ', 1), "NaN is not JSON"),
         "a list": ("[]", "kind=None"),
-        "foreign": ('{"kind": "sarif"}', "Expected the JSON of a verification or demo. Received: kind='sarif'"),
+        "foreign": ('{"kind": "sarif"}', "JSON of a verification, demo, comparison. Received: kind='sarif'"),
         "a kind that is no name": ('{"kind": []}', "kind=[]"),
         "of another version": (but(schema_version=0), "Expected schema_version=1"),
         "without a version": (json.dumps({"kind": "verification"}), "schema_version=None"),
@@ -144,7 +144,7 @@ def test_whatever_key_is_missing_or_of_another_type_is_told(saved, tmp_path):
                 report.redraw(source)
 
 
-@pytest.mark.parametrize("kind", ["verification", "demo"])
+@pytest.mark.parametrize("kind", ["verification", "demo", "comparison"])
 def test_the_schemas_are_also_in_the_docs(kind):
     from pathlib import Path
 

@@ -40,6 +40,7 @@ def run(quick: bool, out: Path | None) -> list[Row]:
     if "detection" in parts:
         cases = _kept(out, "cases", gather(run_family, [(n, seeds) for n in names]), Case.to_dict)
         cases.sort(key=lambda case: (names.index(case.family), case.seed))
+        _write(out, "cases", [case.to_dict() for case in cases])
         print("\n".join(table(cases)), flush=True)
         found += _shown(rows(cases))
     elif out is not None and "cures" in parts:
@@ -48,6 +49,8 @@ def run(quick: bool, out: Path | None) -> list[Row]:
         failing = {name: [c for c in cases if c.fails and c.family == name] for name in names}
         jobs = [(name, mine) for name, mine in failing.items() if mine]
         cures = _kept(out, "cures", gather(cure_family, jobs), Cure.to_dict)
+        cures.sort(key=lambda cure: (names.index(cure.family), cure.seed))
+        _write(out, "cures", [cure.to_dict() for cure in cures])
         print("\n".join(cures_table(cures)), flush=True)
         found += _shown([cured(cures)])
     if "revive" in parts:
