@@ -91,6 +91,32 @@ def only_call(layer: Any, graphs: list[Graph]) -> tuple[Graph, Applied]:
     return calls[0]
 
 
+def made_by(call: Applied, graph: Graph, graphs: list[Graph]) -> tuple[Applied, Applied | None]:
+    """The call that makes what an activation of its own reads, and that of the batch normalisation between, if any;
+    what changes nothing in inference is passed over.
+
+    Raises:
+        No: it is an input, something else reads it too, or the batch normalisation is shared.
+    """
+    norm = None
+    while True:
+        tensors = tensors_of(call)
+        if len(tensors) != 1:
+            raise No(f"{call.operation.name} has {len(tensors)} inputs")
+        made = graph.made.get(id(tensors[0]))
+        if made is None or isinstance(made.operation, keras.layers.InputLayer):
+            raise No(f"it reads an input of {graph.name}")
+        layer = made.operation
+        if len(graph.read[id(tensors[0])]) > 1 or id(tensors[0]) in graph.ends:
+            raise No(f"the rectifier is not the only one that reads {layer.name}")
+        if type(layer) is keras.layers.BatchNormalization and norm is None:
+            only_call(layer, graphs)
+            norm = made
+        elif type(layer) not in SILENT:
+            return made, norm
+        call = made
+
+
 def channels_last(layer: Any) -> None:
     """Nothing, if the layer has its channels last.
 

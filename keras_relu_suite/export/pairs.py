@@ -23,13 +23,13 @@ from keras_relu_suite.wiring import (
     CHANNELWISE,
     DEPTHWISE,
     KERNELS,
-    SILENT,
     TRANSPOSED,
     Graph,
     No,
     can_be_read,
     channels_last,
     graphs_of,
+    made_by,
     only_call,
     tensors_of,
 )  # fmt: skip
@@ -131,31 +131,19 @@ def upward(call: Applied, graph: Graph, graphs: list[Graph]) -> tuple[Any, Any]:
     Raises:
         No: there is none that makes them for this call alone.
     """
-    norm = None
-    while True:
-        tensors = tensors_of(call)
-        if len(tensors) != 1:
-            raise No(f"{call.operation.name} has {len(tensors)} inputs")
-        made = graph.made.get(id(tensors[0]))
-        if made is None or isinstance(made.operation, keras.layers.InputLayer):
-            raise No(f"it reads an input of {graph.name}")
-        layer = made.operation
-        if len(graph.read[id(tensors[0])]) > 1 or id(tensors[0]) in graph.ends:
-            raise No(f"the rectifier is not the only one that reads {layer.name}")
-        if type(layer) in KERNELS:
-            only_call(layer, graphs)
-            if not _linear(layer):
-                raise No(f"{layer.name} applies another activation before it")
-            channels_last(layer)
-            return layer, norm
-        if type(layer) is keras.layers.BatchNormalization and norm is None:
-            only_call(layer, graphs)
-            if layer.axis not in (-1, len(made.output_shape or ()) - 1) or layer.gamma is None:
-                raise No(f"{layer.name} (BatchNormalization) has no gamma for each channel of the last axis")
-            norm = layer
-        elif type(layer) not in SILENT:
-            raise No(f"it reads {layer.name} ({type(layer).__name__}), which is no convolution or dense layer")
-        call = made
+    made, norm = made_by(call, graph, graphs)
+    layer = made.operation
+    if type(layer) not in KERNELS:
+        raise No(f"it reads {layer.name} ({type(layer).__name__}), which is no convolution or dense layer")
+    only_call(layer, graphs)
+    if not _linear(layer):
+        raise No(f"{layer.name} applies another activation before it")
+    channels_last(layer)
+    if norm is None:
+        return layer, None
+    if norm.operation.axis not in (-1, len(norm.output_shape or ()) - 1) or norm.operation.gamma is None:
+        raise No(f"{norm.operation.name} (BatchNormalization) has no gamma for each channel of the last axis")
+    return layer, norm.operation
 
 
 def _downward(call: Applied, graph: Graph, graphs: list[Graph], channels: int) -> Any:

@@ -20,7 +20,6 @@ from keras_relu_suite import recognize, wiring
 from keras_relu_suite.describe import Site
 from keras_relu_suite.monitor.repair.changes import Mask, Part, chosen, values
 from keras_relu_suite.semantics import Semantics
-from keras_relu_suite.structure import Applied
 from keras_relu_suite.wiring import Graph, No
 
 SEPARABLE = wiring.kinds_of("SeparableConv1D", "SeparableConv2D")
@@ -163,7 +162,12 @@ def _maker(site: Site, graphs: list[Graph], inside: bool) -> Maker:
         if not inside:
             raise No("which layer makes its units is not known")
         graph, call = wiring.only_call(site.layer, graphs)
-        layer, norm = _upward(call, graph, graphs)
+        made, normalising = wiring.made_by(call, graph, graphs)
+        layer, norm = made.operation, normalising and normalising.operation
+        wiring.only_call(layer, graphs)
+        function = _applied(layer)
+        if function is not None and function.kind != "linear":
+            raise No(f"{layer.name} applies another activation before it")
     elif inside:
         wiring.only_call(layer, graphs)
     if type(layer) not in (*wiring.KERNELS, *SEPARABLE):
@@ -174,30 +178,6 @@ def _maker(site: Site, graphs: list[Graph], inside: bool) -> Maker:
     if not any(maker.kernel is weight for weight in layer.trainable_weights):
         raise No(f"{layer.name} is frozen (trainable=False)")
     return maker
-
-
-def _upward(call: Applied, graph: Graph, graphs: list[Graph]) -> tuple[Any, Any]:
-    """The layer that makes the units of an activation of its own, and the batch normalisation between."""
-    norm = None
-    while True:
-        tensors = wiring.tensors_of(call)
-        if len(tensors) != 1:
-            raise No(f"{call.operation.name} has {len(tensors)} inputs")
-        made = graph.made.get(id(tensors[0]))
-        if made is None or isinstance(made.operation, keras.layers.InputLayer):
-            raise No(f"it reads an input of {graph.name}")
-        layer = made.operation
-        if len(graph.read[id(tensors[0])]) > 1 or id(tensors[0]) in graph.ends:
-            raise No(f"the rectifier is not the only one that reads {layer.name}")
-        wiring.only_call(layer, graphs)
-        if type(layer) is keras.layers.BatchNormalization and norm is None:
-            norm = layer
-        elif type(layer) not in wiring.SILENT:
-            function = _applied(layer)
-            if function is not None and function.kind != "linear":
-                raise No(f"{layer.name} applies another activation before it")
-            return layer, norm
-        call = made
 
 
 def _follow(tensor: Any, axis: int, rows: Rows, graph: Graph, graphs: list[Graph], found: list[Reader]) -> None:
