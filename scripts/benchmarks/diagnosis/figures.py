@@ -24,6 +24,7 @@ class Figures:
         ever, ever_right: The same without a limit of time.
         learned, alarms: Runs that learned; those of which anything was told at any time.
         sound, sound_alarms: Of these, the ones with nothing wrong by measurement.
+        easy, easy_alarms: Of these, the ones of families that were designed to learn.
         changing, early: Runs with a later onset; those of which something was told before it.
     """
 
@@ -36,6 +37,8 @@ class Figures:
     alarms: int
     sound: int
     sound_alarms: int
+    easy: int
+    easy_alarms: int
     changing: int
     early: int
 
@@ -43,6 +46,7 @@ class Figures:
 def figures(cases: Sequence[Case], detector: str) -> Figures:
     failing, learned = [c for c in cases if c.fails], [c for c in cases if not c.fails]
     sound, changing = [c for c in learned if c.sound], [c for c in cases if c.onset > 0]
+    easy = [c for c in sound if not c.designed]
     return Figures(
         len(failing),
         sum(bool(c.in_time(detector)) for c in failing),
@@ -53,6 +57,8 @@ def figures(cases: Sequence[Case], detector: str) -> Figures:
         sum(bool(c.told[detector]) for c in learned),
         len(sound),
         sum(bool(c.told[detector]) for c in sound),
+        len(easy),
+        sum(bool(c.told[detector]) for c in easy),
         len(changing),
         sum(bool(c.before(detector)) for c in changing),
     )
@@ -69,6 +75,7 @@ def rows(cases: Sequence[Case]) -> list[Row]:
             share(f"{detector}: failing runs told at any time", f.ever, f.failing),
             share(f"{detector}: told at any time, the right symptom", f.ever_right, f.failing),
             share(f"{detector}: alarms, sound runs", f.sound_alarms, f.sound, at_most=ALARMS if ours else None),
+            share(f"{detector}: alarms, sound runs of families designed to learn", f.easy_alarms, f.easy),
             share(f"{detector}: alarms, all runs that learned", f.alarms, f.learned),
             share(f"{detector}: alarms before the onset", f.early, f.changing),
         ]

@@ -17,6 +17,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[3])]
 from benchmarks.diagnosis.case import Case  # noqa: E402  (the paths above must come first)
 from benchmarks.diagnosis.cure import Cure  # noqa: E402
 from benchmarks.diagnosis.figures import OURS, cures_table, table  # noqa: E402
+from benchmarks.diagnosis.figures import rows as count  # noqa: E402
 
 PAGE = Path(__file__).parents[3] / "docs" / "diagnosis.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -35,6 +36,7 @@ def figures(*results: Path) -> str:
     blocks = []
     if cases:
         judged = [Case.of(case) for case in cases]
+        rows |= {row.name: row.to_dict() for row in count(judged)}
         blocks += ["### What was told", *detectors(rows)]
         blocks += ["### By family", legend(judged), *table(judged), missed(judged)]
     cured = [Cure(**cure) for cure in cures]

@@ -1,8 +1,8 @@
 """`scripts/benchmark.py diagnosis`: all families, all seeds, every detector over the same fits; then the cures that
 were printed, then `ReviveDeadNeurons`.
 
-Thresholds were tuned on the seeds 0 to 19. The figures are of 100 to 119 and of the families in `later`, both run once,
-after that. Environment: KRS_SEEDS=0-19 takes other seeds, KRS_FAMILIES="deep*,raw*" other families (shell wildcards),
+Thresholds were tuned on the seeds 0 to 19. The figures are of 100 to 119 and of the families in `later`, run after
+that. Environment: KRS_SEEDS=0-19 takes other seeds, KRS_FAMILIES="deep*,raw*" other families (shell wildcards),
 KRS_JOBS=2 as many processes, KRS_PARTS=detection,cures,revive some parts alone: cures then takes the cases that
 detection wrote beside `--out`.
 """
