@@ -731,3 +731,23 @@ def test_other_backends_are_told_that_repair_is_not_offered(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(UsageError, match="offered on TensorFlow alone.*Received: keras.backend.backend..='jax'"):
         krs.repair(dense(), None)
+
+
+def test_a_unit_that_fires_again_is_left_alone():
+    x = keras.Input((5,))
+    model = keras.Model(x, K.Dense(2)(K.Dense(4, "relu", name="made")(x)))
+    bias = model.get_layer("made").bias
+    bias.assign([-100, 0, 0, -100])
+    data = inputs(model)
+    found = diagnosed(model, data)
+    assert dead(model, data) == {("made", 0), ("made", 3)}
+    bias.assign([-100, 0, 0, 0])  # the last update of the epoch woke it
+    outputs, kernel = model(data).numpy(), model.get_layer("made").kernel.numpy()
+    log = krs.repair(model, found.window, data=data)
+    assert log.revived == 1 and log.actions[0].units == (0,) and log.function_change <= 1e-5
+    assert [(left.units, left.reason) for left in log.left] == [((3,), "by now it fires on these data")]
+    assert np.abs(model(data) - outputs).max() <= 1e-5
+    assert np.array_equal(model.get_layer("made").kernel.numpy()[:, 3], kernel[:, 3])
+    bias.assign([0, 0, 0, 0])
+    model.get_layer("made").kernel.assign(kernel)
+    assert krs.repair(model, found.window, data=data).actions == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -186,7 +186,13 @@ class Job:
         return found, outputs
 
     def _quietly(self, case: Case, seen: Seen, h: Any, call: Any) -> None:
-        """Without a change of the function, where that can be."""
+        """Without a change of the function, where that can be. A unit that fires on the data is not dead any more."""
+        awake = tuple(unit for unit in case.units if seen.rate[unit] > 0)
+        if awake:
+            self.left.append(Left(case.ties.site.name, awake, "by now it fires on these data"))
+            case = replace(case, units=tuple(unit for unit in case.units if unit not in awake))
+        if not case.units:
+            return
         spread, rate = _of_the_living(case, seen)
         name, units = case.ties.site.name, case.units
         if case.remedy == "shift_bias" or _not_mute(case):

@@ -103,6 +103,17 @@ class Bench:
         fit(self.model, self.family, run, callbacks)
 
 
+def alone() -> None:
+    """One thread: such networks are too small for more, and several processes share the machine."""
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+    except RuntimeError:  # TensorFlow has begun
+        pass
+
+
 def fit(model: keras.Model, family: Family, run: Run, callbacks: list[keras.callbacks.Callback]) -> None:
     """Train as the family says."""
     model.fit(

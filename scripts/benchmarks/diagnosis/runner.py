@@ -103,7 +103,7 @@ def run_family(name: str, seeds: list[int]) -> list[Case]:
     from benchmarks.diagnosis import family, ours, rules, snapshot, truth
     from benchmarks.diagnosis.families import named
 
-    alone()
+    family.alone()
     which = named(name)
     bench = family.Bench(which)
     snapshots = snapshot.Snapshots(bench.model, which.task.loss)
@@ -130,22 +130,11 @@ def run_family(name: str, seeds: list[int]) -> list[Case]:
 
 def cure_family(name: str, failing: list[Case]) -> list[Cure]:
     """Train those that failed once more, each with the line that was printed for it."""
-    from benchmarks.diagnosis import fixes
+    from benchmarks.diagnosis import family, fixes
     from benchmarks.diagnosis.families import named
 
-    alone()
+    family.alone()
     return [fixes.cure(named(name), case, OURS) for case in failing]
-
-
-def alone() -> None:
-    """One thread: such networks are too small for more, and several processes share the machine."""
-    import tensorflow as tf
-
-    try:
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-    except RuntimeError:  # TensorFlow has begun
-        pass
 
 
 def _shown(found: list[Row]) -> list[Row]:
