@@ -16,6 +16,7 @@ from keras_relu_suite.monitor.record import WindowRecord
 from keras_relu_suite.monitor.repair import RepairLog, repair
 from keras_relu_suite.monitor.repair.due import Due, both, has_learned, wholly_dead
 from keras_relu_suite.monitor.repair.memory import Memory
+from keras_relu_suite.monitor.repair.rollback import Best
 from keras_relu_suite.monitor.repair.signals import FAINT, is_silent
 from keras_relu_suite.monitor.symptoms import Symptom
 from keras_relu_suite.monitor.watch import Watch
@@ -29,6 +30,8 @@ class ReviveDeadNeurons(FitMonitor):
     alone, and where nothing is dead training is the same bit for bit. A repair keeps the function wherever it can (see
     `krs.repair`), unless the network has learned nothing: then the signal is made to come through. That is done already
     after the very first step where a layer of it is off on the whole batch and the outputs do not depend on the inputs.
+    A network that had learned and is lost, with a whole layer off, goes back to the weights with which its best epoch
+    began (a copy of the weights is kept for that), and on from there at a third of the learning rate.
     After the n-th repair the next waits for n epochs, and none is made after the last: a unit that was just drawn has
     still to learn. On TensorFlow alone.
 
@@ -38,8 +41,8 @@ class ReviveDeadNeurons(FitMonitor):
     Args:
         verbose: 1 (default) prints what was done, 0 nothing.
         patience: For how many epochs on end a unit must have been dead. Default: 1.
-        max_repairs: How often one unit is repaired. One that dies again after that is left alone, which is said.
-            Default: 3.
+        max_repairs: How often one unit is repaired in a network that learns. One that dies again after that is left
+            alone, which is said. Default: 3.
         data: Samples for the data-aware part of a repair, as `krs.repair` takes them. None (default): up to 64 of the
             newest training batch, kept by the training step itself.
         path: A .json file with all repairs, written anew after every epoch.
@@ -75,7 +78,8 @@ class ReviveDeadNeurons(FitMonitor):
         self._due = Due(self.patience, self.max_repairs)
         self._losses: list[float] = []
         self._begun: WindowRecord | None = None
-        self._revived, self._first, self._cut = 0, True, 0
+        self._best: Best | None = None
+        self._revived, self._first = 0, True
 
     @property
     def given_up(self) -> list[tuple[str, int]]:
@@ -100,6 +104,9 @@ class ReviveDeadNeurons(FitMonitor):
         self._revived, self._begun = 0, None
         if self._watch is not None:
             self._watch.ran = True
+        if self.model.built:
+            self._best = self._best or Best(self.model)
+            self.attempt("the copy of the weights", self._best.begin)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         # Not `..._end`: keras would wait for the results of every step to hand them to it.
@@ -112,6 +119,8 @@ class ReviveDeadNeurons(FitMonitor):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._first = False
         self._losses.append(float((logs or {}).get("loss", float("nan"))))
+        if self._best is not None:
+            self._best.end(self._losses[-1])
         dead = self.attempt("the verdicts of an epoch", lambda: self._after_epoch(epoch))
         if logs is not None:
             logs["revived"] = float(self._revived)
@@ -166,14 +175,16 @@ class ReviveDeadNeurons(FitMonitor):
     def _repair(self, window: WindowRecord, data: Any, epoch: int, in_turn: bool = True) -> None:
         learned = in_turn and epoch > 0 and has_learned(self._losses)
         done = repair(self.model, window, data=data, learned=learned)
+        best = self._best if done.whole and in_turn else None
+        if best is not None and has_learned([self._losses[0], best.loss]):  # better than to begin anew
+            done.undo()
+            done = best.back(self._losses[-1], "the network had learned, and was lost")
         self._due.done(done)
         self._begun = None
         self._revived += done.revived
         self._note(done, epoch)
-        if done.whole and in_turn:
-            since, self._cut = self._cut, len(self._losses)
-            if any(has_learned([self._losses[0], loss]) for loss in self._losses[since:]):
-                self._note(repair(self.model, (_slower("the network had learned, and was lost", epoch),)), epoch)
+        if done.whole and not done.revived:  # it went back
+            self._note(repair(self.model, (_slower("so that it does not happen again", epoch),)), epoch)
 
     def _note(self, done: RepairLog, epoch: int) -> None:
         self.log.append(done)

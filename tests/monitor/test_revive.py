@@ -97,6 +97,50 @@ def test_training_goes_on_if_a_repair_fails(monkeypatch, capsys):
     assert math.isfinite(logs["revived"][0])
 
 
+class Lose(keras.callbacks.Callback):
+    """Turns every hidden unit off at the begin of these epochs."""
+
+    def __init__(self, *epochs):
+        super().__init__()
+        self.epochs, self.before, self.after = epochs, {}, {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch in self.epochs:
+            self.before[epoch] = self.model.get_weights()
+            self.model.get_layer("made").bias.assign(np.full(16, -100.0))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.after[epoch] = self.model.get_weights()
+
+
+def test_a_network_that_had_learned_and_is_lost_goes_back_to_its_best_epoch():
+    lose = Lose(6)
+    revive = krs.callbacks.ReviveDeadNeurons(verbose=0)
+    model = network()
+    logs = model.fit(X, Y, epochs=12, batch_size=32, verbose=0, callbacks=[revive, lose]).history  # lose sees its work
+    back, slower = revive.log
+    assert [action.remedy for log in revive.log for action in log.actions] == ["rollback", "cut_learning_rate"]
+    assert back.whole and back.actions[0].after["loss"] == min(logs["loss"][:7]) == logs["loss"][5]
+    # The epoch of the least loss is the sixth; it began with what the fifth ended with.
+    for was, now in zip(lose.after[4], lose.after[6], strict=True):
+        np.testing.assert_array_equal(was, now)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.01 / 3)
+    assert logs["loss"][-1] < logs["loss"][5] < logs["loss"][6]
+    slower.undo()
+    back.undo()
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
+    assert model.get_layer("made").bias.numpy().max() < -90
+
+
+def test_a_network_that_is_lost_before_it_has_learned_is_drawn_anew_however_often():
+    lose = Lose(*range(6))
+    revive = krs.callbacks.ReviveDeadNeurons(verbose=0, max_repairs=1)
+    network().fit(X, Y, epochs=7, batch_size=32, verbose=0, callbacks=[lose, revive])
+    remedies = {action.remedy for log in revive.log for action in log.actions}
+    assert len(revive.log) >= 4 and "reinitialise" in remedies and "rollback" not in remedies
+    assert revive.given_up == [] and all(log.whole for log in revive.log)
+
+
 @pytest.mark.parametrize("wrong", [{"patience": 0}, {"max_repairs": 0}])
 def test_arguments_that_cannot_be(wrong):
     with pytest.raises(UsageError, match="at least 1"):

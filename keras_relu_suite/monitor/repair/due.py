@@ -24,7 +24,7 @@ class Due:
 
     Args:
         patience: For how many epochs on end a unit must have been dead.
-        max_repairs: How often one unit is repaired.
+        max_repairs: How often one unit is repaired in a network that is not lost.
 
     Attributes:
         given_up: Units that are left alone from now on, as (site, unit).
@@ -62,17 +62,19 @@ class Due:
         return wanted if wanted.dead else None
 
     def done(self, log: RepairLog) -> None:
-        """Count a repair; one of a network that was lost makes none wait."""
+        """Count a repair; one of a network that was lost makes none wait and counts for no unit, whose fault it was
+        not."""
         self._windows = []
+        if log.whole:
+            return
         cured = [action for action in log.actions if action.remedy in CURES]
         tried = {(action.where, unit) for action in cured for unit in action.units}
         self._times.update(tried)
         refused = {(left.where, unit) for left in log.left for unit in left.units} - tried
         self._times.update(dict.fromkeys(refused, self.max_repairs))  # or it would be tried again and again
         self.given_up += sorted(refused)
-        if not log.whole:
-            self._repairs += 1
-            self._wait = self._repairs
+        self._repairs += 1
+        self._wait = self._repairs
 
 
 def both(first: WindowRecord, second: WindowRecord) -> WindowRecord:

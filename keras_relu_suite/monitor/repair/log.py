@@ -17,6 +17,7 @@ from keras_relu_suite.monitor.symptoms import REMEDIES
 REMEDY = {
     **REMEDIES,
     "redraw": "draw units anew that live, behind a layer through which nothing came",
+    "rollback": "go back to the weights with which the best epoch began",
     "rescale": "shorten the weights of units that live, in a network that is lost",
 }
 CURES = ("reinitialise", "shift_bias")
@@ -28,7 +29,7 @@ class Action:
 
     Args:
         remedy: One of `REMEDY`.
-        where: The site, or "optimizer".
+        where: The site, "optimizer", or the model's name.
         units: The units it was done to; empty where it is not about units.
         why: The reason.
         before, after: What can be told of it in numbers, such as the mean bias and the share of samples that fire.
