@@ -176,7 +176,7 @@ class ReviveDeadNeurons(FitMonitor):
         learned = in_turn and epoch > 0 and has_learned(self._losses)
         done = repair(self.model, window, data=data, learned=learned)
         best = self._best if done.whole and in_turn else None
-        if best is not None and has_learned([self._losses[0], best.loss]):  # better than to begin anew
+        if best is not None and best.is_better_than(self._losses[-1]):
             done.undo()
             done = best.back(self._losses[-1], "the network had learned, and was lost")
         self._due.done(done)

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_relu_suite.monitor.repair.changes import Part, values
 from keras_relu_suite.monitor.repair.cure import Pen
+from keras_relu_suite.monitor.repair.due import has_learned
 from keras_relu_suite.monitor.repair.log import Action, RepairLog
 
 
@@ -34,6 +35,10 @@ class Best:
         """It ended with this loss."""
         if loss < self.loss and self._begun:
             self.loss, self._weights = loss, self._begun
+
+    def is_better_than(self, loss: float) -> bool:
+        """Whether that epoch's loss was 5 % below this one, or this one is not finite."""
+        return math.isfinite(self.loss) and has_learned([loss, self.loss])
 
     def back(self, loss: float, why: str) -> RepairLog:
         """Restore these weights; the optimizer forgets what it knew of them."""
