@@ -367,7 +367,9 @@ def test_what_reviving_did_is_counted(bench):
 
 
 def test_the_page_shows_what_was_missed_and_what_was_not_run(bench, monkeypatch, tmp_path):
-    cases = [case(bench, True, ["dead"], 0, (0, "stalled")), case(bench, False, (), 0, (30, "stalled"))]
+    alarm = case(bench, False, (), 0, (30, "stalled"))
+    again = dataclasses.replace(alarm, seed=1, skill=0.5)
+    cases = [case(bench, True, ["dead"], 0, (0, "stalled")), alarm, case(bench, False), again]
     (tmp_path / "d.json").write_text(json.dumps({"rows": []}))  # counted again from the cases
     (tmp_path / "d-cases.json").write_text(json.dumps([c.to_dict() for c in cases]))
     page = tmp_path / "page.md"
@@ -381,7 +383,7 @@ def test_the_page_shows_what_was_missed_and_what_was_not_run(bench, monkeypatch,
     assert "| failing runs told in time | ≥ 95 %, held | 100.0 % (1/1; 2–100) |" in text
     assert "| told in time, the right symptom | ≥ 90 %, **missed** | 0.0 % (0/1; 0–98) |" in text
     assert "- f, seed 0: dead was measured; told: stalled in epoch 1." in text
-    assert "learned (skill 0.00), nothing was measured; told: stalled in epoch 31." in text
+    assert "- f, seeds 0, 1 (skill 0.00 to 0.50): learned, nothing was measured; told: stalled in epoch 31." in text
     assert text.count("Not run yet.") == 2
 
 

@@ -41,7 +41,7 @@ def figures(*results: Path) -> str:
         blocks += ["### By family", legend(judged), *table(judged), missed(judged)]
     cured = [Cure(**cure) for cure in cures]
     blocks += ["### The printed fix, applied as printed", *promises(rows, "failing runs that")]
-    blocks += cures_table(cured) if cured else []
+    blocks += ["What was told of the failing runs, and how many its fix cured:", *cures_table(cured)] if cured else []
     promised = ("deep narrow stacks", "healthy families", "the function", "total")
     blocks += ["### `ReviveDeadNeurons`", *(promises(rows, *promised) if ends else ["Not run yet."])]
     return "\n\n".join(_joined(blocks))
@@ -79,16 +79,22 @@ def legend(cases: list[Case]) -> str:
 
 
 def missed(cases: list[Case]) -> str:
-    """Every failing run that was not told in time, or wrongly, and every alarm: the shortfalls, one by one."""
-    lines = []
+    """Every failing run that was not told in time, or wrongly, and every alarm: the shortfalls, those alike in a
+    line."""
+    alike: dict[tuple[str, str, str], list[Case]] = {}
     for case in cases:
+        if case.fails and case.right(case.in_time(OURS)) or not case.fails and not case.told[OURS]:
+            continue
         told = ", ".join(f"{'/'.join(sorted(t.kinds))} in epoch {t.epoch + 1}" for t in case.told[OURS])
         wrong = "/".join(sorted(case.wrong)) or "nothing"
-        if case.fails and not case.right(case.in_time(OURS)):
-            lines.append(f"- {case.family}, seed {case.seed}: {wrong} was measured; told: {told or 'nothing'}.")
-        elif not case.fails and told:
-            lines.append(f"- {case.family}, seed {case.seed}: learned (skill {case.skill:.2f}), {wrong} was measured; "
-                         f"told: {told}.")  # fmt: skip
+        ended = "" if case.fails else "learned, "
+        alike.setdefault((case.family, ended + wrong, told or "nothing"), []).append(case)
+    lines = []
+    for (family, wrong, told), mine in alike.items():
+        seeds = f"seed{'s' * (len(mine) > 1)} {', '.join(str(case.seed) for case in mine)}"
+        low, high = min(case.skill for case in mine), max(case.skill for case in mine)
+        skill = "" if mine[0].fails else f" (skill {low:.2f}" + (f" to {high:.2f})" if len(mine) > 1 else ")")
+        lines.append(f"- {family}, {seeds}{skill}: {wrong} was measured; told: {told}.")
     return "Where ours fell short, run by run:\n\n" + ("\n".join(lines) or "nowhere.")
 
 
