@@ -175,16 +175,21 @@ class ReviveDeadNeurons(FitMonitor):
     def _repair(self, window: WindowRecord, data: Any, epoch: int, in_turn: bool = True) -> None:
         learned = in_turn and epoch > 0 and has_learned(self._losses)
         done = repair(self.model, window, data=data, learned=learned)
-        best = self._best if done.whole and in_turn else None
-        if best is not None and best.is_better_than(self._losses[-1]):
+        good = self._good() if done.whole and in_turn else None
+        if good is not None:
             done.undo()
-            done = best.back(self._losses[-1], "the network had learned, and was lost")
+            done = good.back(self._losses[-1], "the network had learned, and was lost")
         self._due.done(done)
         self._begun = None
         self._revived += done.revived
         self._note(done, epoch)
-        if done.whole and not done.revived:  # it went back
+        if good is not None:
             self._note(repair(self.model, (_slower("so that it does not happen again", epoch),)), epoch)
+
+    def _good(self) -> Best | None:
+        """Weights that are better than to begin anew, if there are any."""
+        best = self._best
+        return best if best is not None and best.is_better_than(self._losses[-1]) else None
 
     def _note(self, done: RepairLog, epoch: int) -> None:
         self.log.append(done)
@@ -205,5 +210,5 @@ class ReviveDeadNeurons(FitMonitor):
 
 
 def _slower(why: str, epoch: int) -> Symptom:
-    fix = "optimizer.learning_rate *= 0.1"
+    fix = "model.optimizer.learning_rate = model.optimizer.learning_rate / 3"
     return Symptom("dead", None, epoch, "learning_rate", why, fix, remedy="cut_learning_rate")

@@ -108,8 +108,7 @@ def _changed_data(finding: Finding, history: Sequence[FlowRecord], facts: Facts)
         spread = max(then.deviation, 1e-12)
         if abs(seen.mean - then.mean) > spread or not 0.5 < (seen.deviation + 1e-12) / spread < 2:
             evidence = f"the {what} had {_words(then)} and have {_words(seen)} now"
-            fix = f"{_compile(facts, _rate(facts), 'Adam', 1e-3)}"
-            return "data_changed", evidence, fix, "clip_gradients"
+            return "data_changed", evidence, _compile(facts, _rate(facts), "Adam", 1e-3), "clip_gradients"
     return None
 
 
