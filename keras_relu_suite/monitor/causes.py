@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from keras_relu_suite.monitor.facts import BOUNDED, GROWING, Facts
+from keras_relu_suite.monitor.facts import BOUNDED, GROWING, NOTHING_KNOWN, Facts
 from keras_relu_suite.monitor.flow_record import FlowRecord, Spread, bare
 from keras_relu_suite.monitor.judge import Finding, judge_window
 from keras_relu_suite.monitor.record import WindowRecord
@@ -200,7 +200,8 @@ def _deep(finding: Finding, history: Sequence[FlowRecord], facts: Facts) -> Why 
 
 def _seed(finding: Finding, facts: Facts) -> Why:
     remedy = "reinitialise" if finding.kind == "dead" else None
-    return "seed", "nothing else stands out", DRAW, remedy
+    known = facts is not NOTHING_KNOWN
+    return "seed", "nothing else stands out" if known else "what it is made of could not be read", DRAW, remedy
 
 
 def _rate(facts: Facts) -> float:

@@ -11,8 +11,8 @@ import pytest
 import keras_relu_suite as krs
 from keras_relu_suite.errors import ModelError
 from keras_relu_suite.monitor import causes, judge
-from keras_relu_suite.monitor.facts import Facts, WeightFacts, facts_of
-from keras_relu_suite.monitor.flow_record import FlowRecord, LayerFlow, NotFinite, Spread
+from keras_relu_suite.monitor.facts import NOTHING_KNOWN, Facts, WeightFacts, facts_of
+from keras_relu_suite.monitor.flow_record import FlowRecord, LayerFlow, NotFinite, Spread, bare
 from keras_relu_suite.monitor.symptoms import CAUSES, KINDS, REMEDIES
 
 K = keras.layers
@@ -352,3 +352,8 @@ def test_the_monitor_of_dead_neurons_gives_the_cause_with_the_window():
     (symptom,) = watcher.history[0].symptoms
     assert (symptom.kind, symptom.cause, symptom.remedy) == ("dead", "initialisation", "shift_bias")
     assert watcher.history[0].to_dict()["symptoms"] == [symptom.to_dict()]
+
+
+def test_of_a_model_that_cannot_be_read_nothing_is_said_to_stand_out():
+    told = causes.explain(judge.Finding("dead", "a", 0, "off"), [bare(0)], NOTHING_KNOWN)
+    assert told.cause == "seed" and "could not be read" in told.evidence and "stands out" not in told.evidence

@@ -102,15 +102,15 @@ class Lose(keras.callbacks.Callback):
 
     def __init__(self, *epochs):
         super().__init__()
-        self.epochs, self.before, self.after = epochs, {}, {}
+        self.epochs, self.after, self.momenta = epochs, {}, {}
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch in self.epochs:
-            self.before[epoch] = self.model.get_weights()
             self.model.get_layer("made").bias.assign(np.full(16, -100.0))
 
     def on_epoch_end(self, epoch, logs=None):
         self.after[epoch] = self.model.get_weights()
+        self.momenta[epoch] = max(np.abs(m.numpy()).max() for m in self.model.optimizer._momentums)
 
 
 def test_a_network_that_had_learned_and_is_lost_goes_back_to_its_best_epoch():
@@ -124,6 +124,7 @@ def test_a_network_that_had_learned_and_is_lost_goes_back_to_its_best_epoch():
     # The epoch of the least loss is the sixth; it began with what the fifth ended with.
     for was, now in zip(lose.after[4], lose.after[6], strict=True):
         np.testing.assert_array_equal(was, now)
+    assert lose.momenta[4] > 0 and lose.momenta[6] == 0, "the optimizer has forgotten"
     assert float(model.optimizer.learning_rate) == pytest.approx(0.01 / 3)
     assert logs["loss"][-1] < logs["loss"][5] < logs["loss"][6]
     slower.undo()

@@ -110,8 +110,8 @@ def alone() -> None:
     try:
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.threading.set_intra_op_parallelism_threads(1)
-    except RuntimeError:  # TensorFlow has begun
-        pass
+    except RuntimeError as begun:
+        print(f"# not on one thread: {begun}", flush=True)
 
 
 def fit(model: keras.Model, family: Family, run: Run, callbacks: list[keras.callbacks.Callback]) -> None:
