@@ -1,7 +1,8 @@
 """Devices by name: the built-in ones, and those that other distributions register.
 
 A distribution adds a device with the entry-point group `keras_relu_suite.devices`: the name, and a callable without
-arguments that returns a `Device`. `ssh://user@host` names another machine, see `ssh`.
+arguments that returns a `Device`. `ssh://user@host` names another machine, see `ssh`; `arm64:cortex-a53` another
+processor, `xnnpack:1.4.0` another version of LiteRT.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from keras_relu_suite.devices.base import Device, Run
 from keras_relu_suite.devices.browser import Browser
 from keras_relu_suite.devices.contract import check_device
 from keras_relu_suite.devices.gpu import GPU
+from keras_relu_suite.devices.litert import KERNELS, LiteRT
 from keras_relu_suite.devices.openvino import OpenVINO
 from keras_relu_suite.devices.ssh import SCHEME, Ssh
 from keras_relu_suite.errors import UnknownDeviceError
@@ -23,13 +25,12 @@ from keras_relu_suite.errors import UnknownDeviceError
 __all__ = ["BUILT_IN", "HOST", "Device", "Run", "available", "check_device", "get", "names", "survey"]
 
 AT_ONCE = 4  # devices that are started side by side; a browser takes 300 MB
-_LITERT = "pip install ai-edge-litert"
 
-HOST = ("xnnpack", "builtin", "reference", "micro")  # on this processor, from nothing but pip
+HOST = (*KERNELS, "micro")  # on this processor, from nothing but pip
 BUILT_IN: dict[str, Callable[[], Device]] = {
-    "xnnpack": lambda: Device("xnnpack", "host CPU", _LITERT),
-    "builtin": lambda: Device("builtin", "host CPU", _LITERT),
-    "reference": lambda: Device("reference", "host CPU", _LITERT),
+    "xnnpack": lambda: LiteRT("xnnpack"),
+    "builtin": lambda: LiteRT("builtin"),
+    "reference": lambda: LiteRT("reference"),
     "micro": lambda: Device("micro", "host CPU, microcontroller kernels", "pip install tflite-micro"),
     "gpu": GPU,
     "arm64": Arm64,
@@ -59,12 +60,16 @@ def get(name: str) -> Device:
         )
     if name in BUILT_IN:
         return BUILT_IN[name]()
-    if name.startswith("arm64:"):
-        return Arm64(name.partition(":")[2])
+    family, colon, which = name.partition(":")
+    if colon and family == "arm64":
+        return Arm64(which)
+    if colon and family in KERNELS:
+        return LiteRT(family, which)
     if found:
         device: Device = found[0].load()()
         return device
-    raise UnknownDeviceError(f"Unknown device {name!r}. Expected one of: {', '.join(names())}, or ssh://user@host")
+    raise UnknownDeviceError(f"Unknown device {name!r}. Expected one of: {', '.join(names())}, "
+                             "ssh://user@host, arm64: and a processor, xnnpack: and a version of LiteRT")
 
 
 def survey(only: Iterable[str] | None = None) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Runs .tflite models in a process of its own, with nothing but NumPy and one runtime.
 
-    python runner.py {xnnpack|builtin|reference|micro}
+    python runner.py {xnnpack|builtin|reference|micro} [FOLDER WITH ANOTHER ai_edge_litert]
     python runner.py ENGINE.py [ARGUMENT...]
 
 This file is started by its path, never imported by the package, so that it costs neither keras nor TensorFlow and can
@@ -68,7 +68,9 @@ def send(stream: BinaryIO, header: dict[str, Any], blobs: Iterable[bytes] = ()) 
 class LiteRT:
     """One of LiteRT's CPU kernel sets."""
 
-    def __init__(self, kernels: str) -> None:
+    def __init__(self, kernels: str, folder: str | None = None) -> None:
+        if folder is not None:
+            sys.path.insert(0, folder)
         from importlib.metadata import version
 
         from ai_edge_litert import interpreter
@@ -163,7 +165,7 @@ class Micro:
 def made(name: str, arguments: list[str]) -> Any:
     """The engine of that name, or the one that a file has."""
     if not name.endswith(".py"):
-        return Micro() if name == "micro" else LiteRT(name)
+        return Micro() if name == "micro" else LiteRT(name, *arguments)
     spec = importlib.util.spec_from_file_location("engine", name)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -28,7 +28,7 @@ KERNELS = ("xnnpack", "builtin", "reference", "micro")
 OPTIONS = (
     "BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3",
 )  # fmt: skip
-LOST, NOT_FOUND = 255, 127  # ssh's own exit code, where no command's is to be had; a shell's
+LOST, NOT_FOUND, NOT_RUN = 255, 127, 126  # ssh's own exit code, where no command's is to be had; a shell's
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # no runtime does that to itself
 # One line, for a shell that may be any: reads the runner from the connection, then is the runner.
 BOOTSTRAP = (
@@ -88,6 +88,11 @@ class Ssh(Device):
         if code == NOT_FOUND:
             return DeviceUnavailable(f"there is no {self.python!r}: name its Python with ?python=/path/to/python3")
         words = self._last_words()
+        if code == NOT_RUN:
+            return DeviceUnavailable(f"{self.python!r} is no program there, or one for another processor: {words}")
+        if "_multiarray_umath" in said:  # NumPy's own words are a page, and of its source folder
+            again = f"{self.python} -m pip install --force-reinstall numpy (on {self.host})"
+            return DeviceUnavailable(f"the NumPy there is for another processor or Python; install it with: {again}")
         if -code in FROM_OUTSIDE:
             return DeviceUnavailable(f"{words}; somebody ended it there, or the memory was full")
         if "ModuleNotFoundError" in said:

@@ -50,6 +50,7 @@ def test_one_command_finds_the_fault_and_names_its_device(code, bad, good, make)
     checks = {check.device: check for check in v.checks}
     assert checks[good] and not checks[bad]
     assert checks[bad].beyond > 0.3 * checks[bad].compared and checks[bad].witness is not None
+    assert 0.1 < abs(checks[bad].witness.x) <= 128  # a value or code that a reader knows, not 1e-22
     assert {(f.code, f.device) for f in v.errors} >= {("KRS101", bad)}
     assert not [f for f in v.errors if f.device == good]
     named = [f.message for f in v.errors if f.code == code]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import getpass
 import os
+import shutil
 import signal
+import sys
 import time
+from pathlib import Path
 
 import networks
 import numpy as np
@@ -141,6 +144,26 @@ def test_what_the_device_lacks(host, tmp_path):
     loud.write_text("#!/bin/sh\necho Welcome to the Raspberry Pi\nsleep 1\n")
     loud.chmod(0o755)
     assert "b'Welcome '" in Ssh(host.url(f"?python={loud}")).unavailable()
+
+
+@needs_sshd
+def test_what_was_made_for_another_processor(host, tmp_path):
+    elf = bytearray(Path(sys.executable).read_bytes())
+    elf[18:20] = b"\xf0\xff"  # e_machine, of no processor that there is
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(elf)
+    foreign.chmod(0o755)
+    reason = Ssh(host.url(f"?python={foreign}")).unavailable()
+    assert f"{str(foreign)!r} is no program there, or one for another processor" in reason and "xec format" in reason
+    # A wheel of another processor has its extension modules under names that this Python does not look for.
+    numpy = Path(np.__file__).parent
+    not_these = shutil.ignore_patterns("_multiarray_umath*.so", "tests")
+    shutil.copytree(numpy, tmp_path / "site" / "numpy", ignore=not_these, copy_function=os.symlink)
+    wheel = tmp_path / "wheel"
+    wheel.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/site exec {host.python} "$@"\n')
+    wheel.chmod(0o755)
+    reason = Ssh(host.url(f"?python={wheel}")).unavailable()
+    assert reason.startswith("the NumPy there is for another processor or Python") and "--force-reinstall numpy" in reason
 
 
 @needs_sshd

@@ -54,9 +54,27 @@ def machine(tmp_path):
     return Machine(tmp_path)
 
 
-def test_an_unknown_device_is_wrong_use(machine):
-    code, said, called = machine.call("gpu", "nosuch")
-    assert code == 2 and "no such device: 'nosuch'" in said and not called
+@pytest.mark.parametrize("name", ["nosuch", "xnnpack:", "xnnpack:new", "xnnpack:1/../x.2", "micro:1.0.0"])
+def test_an_unknown_device_is_wrong_use(machine, name):
+    code, said, called = machine.call("gpu", name)
+    assert code == 2 and f"no such device: '{name}'" in said and not called
+
+
+def test_an_older_litert_goes_to_a_folder_of_its_own_once(machine):
+    machine.has("python", 'for word; do case $last in --target) mkdir -p "$word" ;; esac; last=$word; done')
+    for _ in range(2):
+        code, said, called = machine.call("builtin:1.2.3")
+        assert code == 0 and "builtin:1.2.3 0 s  ok" in said
+        assert [("ai-edge-litert==1.2.3" in line.split()) for line in called] == [True]
+    assert (machine.folder / ".devices" / "litert-1.2.3").is_dir()
+
+
+def test_a_litert_that_cannot_be_had(machine):
+    machine.has("python", "exit 1")
+    machine.has("sleep")
+    code, said, called = machine.call("xnnpack:9.9.9")
+    assert code == 1 and "xnnpack:9.9.9 0 s  MISSING" in said and len(called) == 3 + 2  # two waits
+    assert [p.name for p in (machine.folder / ".devices").iterdir() if p.is_dir()] == []
 
 
 def test_help_names_every_device(machine):

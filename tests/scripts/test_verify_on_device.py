@@ -244,15 +244,29 @@ def test_a_runner_that_hangs_over_ssh_is_ended_there_too(script, server, monkeyp
     assert not where.exists() and not (Path("/proc") / pid).exists()
 
 
-def test_a_full_disk_there_is_exit_3_and_leaves_nothing(script, monkeypatch, tmp_path, capsys, int8_file):
-    ssh = tmp_path / "ssh"  # a machine on which no file can be larger than 512 bytes
-    ssh.write_text(f'#!/bin/bash\ntrap "" XFSZ; ulimit -f 1; export TMPDIR={tmp_path}/there; exec sh -c "${{!#}}"\n')
-    ssh.chmod(0o755)
+# Machines over ssh, and what they do with a command line: on one no file can exceed 512 bytes, one's disk is full.
+LIMITED = 'trap "" XFSZ; ulimit -f 1; sh -c "${!#}"'
+FULL = """command="${!#}" unshare -rm sh -c '
+mount -t tmpfs -o size=16k none "$TMPDIR" || exit
+sh -c "$command"; code=$?
+ls -A "$TMPDIR" >"$TMPDIR.left"; exit $code'
+"""
+NO_DISK = subprocess.run(["sh", "-c", "unshare -rm mount -t tmpfs none /mnt"], capture_output=True, check=False)
+no_disk = pytest.mark.skipif(NO_DISK.returncode != 0, reason=f"a disk of its own: {NO_DISK.stderr.decode().strip()}")
+
+
+@pytest.mark.parametrize("there", [LIMITED, pytest.param(FULL, marks=no_disk)], ids=["limited", "full"])
+def test_a_full_disk_there_is_exit_3_and_leaves_nothing(script, monkeypatch, tmp_path, capsys, int8_file, there):
     (tmp_path / "there").mkdir()
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f"#!/bin/bash\nexport TMPDIR={tmp_path}/there; {there}\n")
+    ssh.chmod(0o755)
     monkeypatch.setenv("KRS_SSH", str(ssh))
     assert script.main([str(int8_file), "--ssh", f"pi@host?python={sys.executable}"]) == 3
-    assert "Wrote only 1024 of " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Wrote only 1024 of " in said if there is LIMITED else "No space left on device" in said, said
     assert list((tmp_path / "there").iterdir()) == []
+    assert there is LIMITED or (tmp_path / "there.left").read_text() == ""
 
 
 @pytest.mark.slow

@@ -116,6 +116,21 @@ def test_a_wrong_float_kernel_is_found(float_file):
                 assert not exhaust.check("site", found[0], exhaust.probes(file, found[0]), Wrong(real, change))
 
 
+@pytest.mark.parametrize(
+    ("error", "x"),
+    [
+        ([0, 3, 2, 3, 1.4, 0], -1.5),  # of those at least half as far off as the worst, the one nearest to 1
+        ([9, 3, 2, 3, 1.4, 0], -1e-30),
+        ([0, 0, 0, 0, 0, np.inf], np.inf),
+        ([0, 0, 0, 2, 2, np.inf], 20),
+        ([0, 0, 0, 0, 2, 1], 0),
+    ],
+)
+def test_a_witness_of_float_values_is_as_plain_as_can_be(error, x):
+    values = np.array([-1e-30, -1e30, -1.5, 20, 0, np.inf], np.float32)
+    assert values[np.argmax(exhaust._plainest(np.array(error), values))] == np.float32(x)
+
+
 def test_prelu_with_slopes_by_position_is_checked_at_every_position(data, folder):
     import keras
 
