@@ -163,7 +163,8 @@ def test_what_was_made_for_another_processor(host, tmp_path):
     wheel.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/site exec {host.python} "$@"\n')
     wheel.chmod(0o755)
     reason = Ssh(host.url(f"?python={wheel}")).unavailable()
-    assert reason.startswith("the NumPy there is for another processor or Python") and "--force-reinstall numpy" in reason
+    assert reason.startswith("the NumPy there is for another processor or Python")
+    assert "--force-reinstall numpy" in reason
 
 
 @needs_sshd
