@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import documents
 import keras
 import networks
 import numpy as np
 import pytest
 
 import keras_relu_suite as krs
+
+# What TensorFlow's modules are made of stays for good: a collector that walks it again and again takes a tenth of the
+# time of all tests.
+gc.collect()
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests stay in one process, where they share what they made; pages of the documentation share nothing,
+    and one by one, at the end, they keep all processes busy."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if "::test_the_page_does_what_it_says" in nodeid else super()._split_scope(nodeid)
+
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items):
@@ -37,6 +61,23 @@ def pytest_runtest_setup(item):
 def pytest_sessionfinish():
     """No device outlives the tests."""
     networks.close()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """The folder that `krs demo` wrote, not to be written to, and what it printed; made once for all processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "the demo"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "printed").exists():
+            done = subprocess.run([sys.executable, "-m", "keras_relu_suite", "demo"], cwd=folder, capture_output=True,
+                                  text=True, check=False, env=documents.environment())  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            (folder / "said").write_text(done.stderr)
+            (folder / "printed").write_text(done.stdout)
+    return folder / "demo", (folder / "printed").read_text()
 
 
 @pytest.fixture(scope="session")

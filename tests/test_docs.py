@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -41,16 +40,6 @@ def test_every_block_is_run_or_says_why_not(page):
 def test_what_is_not_run_is_counted():
     found = {name(page): sum(b.how == "not run" for b in documents.blocks(page.read_text())) for page in PAGES}
     assert {page: n for page, n in found.items() if n} == NOT_RUN
-
-
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory):
-    """What `krs demo` writes, which the pages of the other verbs use; and what it prints."""
-    folder = tmp_path_factory.mktemp("demo")
-    done = subprocess.run([sys.executable, "-m", "keras_relu_suite", "demo"], cwd=folder, capture_output=True,
-                          text=True, check=False, env=documents.environment())  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder / "demo", done.stdout
 
 
 @pytest.mark.slow

@@ -10,11 +10,10 @@ import rectifiers
 
 import keras_relu_suite as krs
 from keras_relu_suite import devices
-from keras_relu_suite.errors import DeviceRefused, ExportError
+from keras_relu_suite.errors import ExportError
 from keras_relu_suite.export import unsupported
 from keras_relu_suite.export.spec import INTEGERS, MODES
 from keras_relu_suite.tflite import graph, schema
-from keras_relu_suite.verify import exhaust
 
 DEVICES = ("xnnpack", "builtin", "reference", "micro")
 LIMIT = 2.0  # LSB
@@ -32,32 +31,17 @@ def running():
         yield {name: stack.enter_context(devices.get(name)) for name in DEVICES}
 
 
-def checked(path, name, running, refused):
-    """Every site's function on every device that does not refuse it; how many comparisons held."""
-    file = schema.read(path.read_bytes())
-    held = 0
-    for site in graph.sites(file).sites:
-        probes = exhaust.probes(file, site)
-        assert not isinstance(probes, str), f"{site.name}: {probes}"
-        for device in running.values():
-            try:
-                check = exhaust.check(site.name, site, probes, device)
-            except DeviceRefused as error:
-                refused.setdefault(device.name, str(error))
-                continue
-            assert check, f"{name} at {site.name} ({site.lowering}) on {device.name}: {check}"
-            held += 1
-    return held
-
-
-def judged(path, model, running, refused):
-    """No finding of `verify` but that a device refuses the file, or that a slope is coarse or wrong for GPUs."""
-    found = krs.verify(path, devices=list(running.values()), **({} if model is None else {"model": model})).findings
-    said = [f for f in found if f.severity != "warning" and f.code != "KRS903"]
+def checked(path, model, running, refused):
+    """Every site's function on every device that does not refuse it, and no finding of `verify` but that a device
+    refuses the file, or that a slope is coarse or wrong for GPUs; how many comparisons held."""
+    v = krs.verify(path, devices=list(running.values()), **({} if model is None else {"model": model}))
+    said = [f for f in v.findings if f.severity != "warning" and f.code != "KRS903"]
     assert not said, [f.message for f in said]
-    for finding in found:
-        if finding.code == "KRS903":
-            refused[finding.device] = finding.message
+    refused |= {f.device: f.message for f in v.findings if f.code == "KRS903"}
+    assert all(v.checks), [check for check in v.checks if not check]
+    done = {(check.site, check.device) for check in v.checks if check.compared}
+    assert done == {(site.name, name) for site in v.sites for name in running if name not in refused}
+    return len(done)
 
 
 @pytest.mark.parametrize(("name", "mode"), TABLE)
@@ -85,8 +69,7 @@ def test_the_table(tmp_path, running, name, mode):
     assert graph.float_islands(file) == ()
     if name != "crelu":
         assert {site["name"] for site in done.sites} == {f"at_{p}" for p in positions}
-    assert checked(path, name, able, refused) >= len(positions)
-    judged(path, None if name == "crelu" else model, able, refused)
+    assert checked(path, None if name == "crelu" else model, able, refused) >= len(positions)
     for device in DEVICES:
         why, said = unsupported.reason(name, mode, device), refused.get(device)
         assert (why is None) == (said is None), f"{name} × {mode} × {device}: listed {why!r}, the runtime said {said!r}"
