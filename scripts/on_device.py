@@ -35,12 +35,14 @@ Not tried: a real phone.
 # Reads the bundle, runs the words for at most $2 seconds, writes the outputs; what it unpacked goes with it, whatever
 # ends it: a connection that is lost ends nothing there by itself.
 REMOTE = (
-    'set -e; folder=$(mktemp -d); trap \'rm -rf "$folder"\' EXIT; trap "exit 1" HUP INT TERM PIPE; '
-    'cd "$folder"; tar xf -; outputs=$1; limit=$2; shift 2; code=0; '
-    '"$@" >&2 </dev/null & runner=$!; '
+    'set -e; case $3 in */*) [ "${3#/}" != "$3" ] || program=$PWD/$3 ;; esac; '  # it begins where ssh does
+    'folder=$(mktemp -d); trap \'rm -rf "$folder"\' EXIT; trap "exit 1" HUP INT TERM PIPE; '
+    'cd "$folder"; tar xf -; outputs=$1; limit=$2; program=${program:-$3}; shift 3; code=0; '
+    '"$program" "$@" >&2 </dev/null & runner=$!; '
     '{ sleep "$limit" & trap "kill $!" TERM; wait "$!" && kill -9 "$runner"; } >/dev/null 2>&1 </dev/null & watch=$!; '
     'wait "$runner" || code=$?; kill "$watch" 2>/dev/null || true; tar cf - "$outputs"; exit "$code"'
 )
+GRACE = 30  # seconds to send back what there is
 
 
 class Failed(Exception):
@@ -113,7 +115,10 @@ def say(line: str) -> None:
 def krs(*words: str, quiet: bool = False) -> int:
     """The exit code of one verb."""
     command = [sys.executable, "-P", "-m", "keras_relu_suite", *words]
-    return subprocess.run(command, stdout=sys.stderr if quiet else None, check=False).returncode
+    done = subprocess.run(command, stdout=subprocess.PIPE if quiet else None, check=False)
+    if quiet and done.returncode:
+        sys.stderr.buffer.write(done.stdout)
+    return done.returncode
 
 
 def told(words: list[str], limit: float, fed: bytes = b"", always: bool = False) -> subprocess.CompletedProcess[bytes]:
@@ -143,8 +148,13 @@ def refuse_missing(folder: Path, manifest: dict[str, Any], why: str) -> None:
     """Say of every run without its outputs that it was not run, if anything came back at all."""
     if any(p.suffix == ".bin" for p in (folder / manifest["outputs"]).glob("*")):
         for run in manifest["runs"]:
-            if not all((folder / p["file"]).is_file() for p in run["outputs"]):
+            if not all(whole(folder / p["file"], p["size"]) for p in run["outputs"]):
                 (folder / run["refused"]).write_text(why)
+
+
+def whole(path: Path, size: int) -> bool:
+    """Whether it came back, and to its end."""
+    return path.is_file() and path.stat().st_size == size
 
 
 # Over adb.
@@ -172,15 +182,21 @@ def on_phone(folder: Path, manifest: dict[str, Any], template: list[str], serial
         told([*adb, "shell", shlex.join(["mkdir", "-p", f"{there}/{manifest['outputs']}"])], 30)
         each = any("{model}" in word for word in template)
         words: dict[str | None, str] = {}
-        for run in manifest["runs"] if each else [{}]:
-            values = {"model": run.get("model", ""), "invocations": run.get("invocations", 0)}
-            values |= {k: [p["file"] for p in run.get(k, [])] for k in ("inputs", "outputs")}
-            command = f"cd {shlex.quote(there)} && {shlex.join(_filled(template, values))}"
-            done = told([*adb, "shell", command], limit, always=True)
-            if done.returncode:
-                words[run.get("name")] = f"the runner ended with exit code {done.returncode}{last_line(done)}"
-                say(f"run {run['name']}: {words[run['name']]}" if each else words[None])
-        told([*adb, "pull", f"{there}/{manifest['outputs']}", str(folder)], limit)
+        try:
+            for run in manifest["runs"] if each else [{}]:
+                values = {"model": run.get("model", ""), "invocations": run.get("invocations", 0)}
+                values |= {k: [p["file"] for p in run.get(k, [])] for k in ("inputs", "outputs")}
+                command = f"cd {shlex.quote(there)} && {shlex.join(_filled(template, values))}"
+                done = told([*adb, "shell", command], limit, always=True)
+                if each and not done.returncode:  # at once: the phone may be gone later
+                    came = [f"{there}/{p['file']}" for p in run["outputs"]]
+                    told([*adb, "pull", *came, str(folder / manifest["outputs"])], limit, always=True)
+                if done.returncode:
+                    words[run.get("name")] = f"the runner ended with exit code {done.returncode}{last_line(done)}"
+                    say(f"run {run['name']}: {words[run['name']]}" if each else words[None])
+        finally:  # what is not here yet; of what broke off, too
+            if not all(whole(folder / p["file"], p["size"]) for run in manifest["runs"] for p in run["outputs"]):
+                told([*adb, "pull", f"{there}/{manifest['outputs']}", str(folder)], limit)
         for run in manifest["runs"]:
             if run["name"] in words:
                 (folder / run["refused"]).write_text(words[run["name"]])
@@ -227,9 +243,9 @@ def on_machine(folder: Path, manifest: dict[str, Any], reach: Any, limit: float)
     fed = io.BytesIO()
     with tarfile.open(fileobj=fed, mode="w") as archive:
         archive.add(folder, ".")
-    engine = "micro" if reach.kernels == "micro" else "litert"
+    engine = "litert" if reach.kernels == "xnnpack" else reach.kernels
     words = ["sh", "-c", REMOTE, "sh", manifest["outputs"], f"{limit:g}", reach.python, "run.py", engine]
-    done = told(reach.there(words), limit, fed.getvalue(), always=True)
+    done = told(reach.there(words), limit + GRACE, fed.getvalue(), always=True)  # it ends there first, and answers
     if done.stdout:
         unpack(folder, manifest, done.stdout)
     if done.returncode:

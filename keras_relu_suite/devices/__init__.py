@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from keras_relu_suite.devices.arm64 import Arm64
@@ -54,7 +54,7 @@ def get(name: str) -> Device:
         return Ssh(name)
     found = list(entry_points(group="keras_relu_suite.devices", name=name))
     if len(found) + (name in BUILT_IN) > 1:
-        owners = [e.dist.name if e.dist else "?" for e in found] + ["keras-relu-suite"] * (name in BUILT_IN)
+        owners = [_owner(e) for e in found] + ["keras-relu-suite"] * (name in BUILT_IN)
         raise UnknownDeviceError(
             f"Device name {name!r} is registered by several distributions: {', '.join(owners)}. Uninstall one of them."
         )
@@ -66,10 +66,20 @@ def get(name: str) -> Device:
     if colon and family in KERNELS:
         return LiteRT(family, which)
     if found:
-        device: Device = found[0].load()()
+        try:
+            device: Device = found[0].load()()
+        except Exception as error:  # whatever another distribution's code raises
+            raise UnknownDeviceError(
+                f"Device {name!r} of {_owner(found[0])} could not be made: {type(error).__name__}: {error}. Update or "
+                f"uninstall that distribution"
+            ) from error
         return device
     raise UnknownDeviceError(f"Unknown device {name!r}. Expected one of: {', '.join(names())}, "
                              "ssh://user@host, arm64: and a processor, xnnpack: and a version of LiteRT")
+
+
+def _owner(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "?"
 
 
 def survey(only: Iterable[str] | None = None) -> list[dict[str, Any]]:
@@ -79,7 +89,12 @@ def survey(only: Iterable[str] | None = None) -> list[dict[str, Any]]:
 
 
 def _state(name: str) -> dict[str, Any]:
-    with get(name) as device:
+    try:
+        found = get(name)
+    except UnknownDeviceError as error:  # one that somebody registered: the others are there all the same
+        nothing = dict.fromkeys(("kind", "engine", "version", "platform"), "")
+        return {"name": name, "available": False, "reason": str(error), **nothing}
+    with found as device:
         reason = device.unavailable()
         return {
             "name": name,

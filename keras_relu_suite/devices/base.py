@@ -140,7 +140,7 @@ class Device:
             raise DeviceUnavailable(f"{self.name} did not start: {error or 'it said nothing'}") from error
         if not hello["ready"]:
             self.close()
-            raise DeviceUnavailable(f"{hello['reason']}; install it with: {self.install}")
+            raise DeviceUnavailable(f"{hello['reason']}; install it with: {self._cure(hello['reason'])}")
         self.engine, self.version = hello["engine"], hello["version"]
         self.kind, self.platform = hello.get("kind", self.kind), hello.get("platform", self.platform)
         return self._process
@@ -247,6 +247,10 @@ class Device:
             raise ValueError(f"what it sent first is no header, but {struct.pack('<Q', n)!r}…")
         reply: dict[str, Any] = json.loads(self._read(n, deadline))
         return reply
+
+    def _cure(self, reason: str) -> str:
+        """The command that would make it available."""
+        return self.install
 
     def _ended(self) -> DeviceError:
         """What it means that the process has ended."""

@@ -1,6 +1,6 @@
 """Run a bundle that `krs probe` wrote, with nothing but NumPy and one runtime.
 
-    python3 run.py [litert | micro]
+    python3 run.py [litert | builtin | reference | micro]
 
 Run it where it lies. It writes the outputs that manifest.json names; `krs verify FILE --outputs FOLDER` judges them.
 """
@@ -18,14 +18,16 @@ import numpy as np
 
 
 class LiteRT:
-    """The interpreter of ai-edge-litert, with the kernels that it takes by itself."""
+    """The interpreter of ai-edge-litert, with the kernels that it takes by itself: XNNPACK's."""
 
     package = "ai-edge-litert"
+    resolver = "BUILTIN"
 
     def __init__(self, path: str, outputs: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        self.session = Interpreter(model_path=path)
+        kernels = getattr(OpResolverType, self.resolver)
+        self.session = Interpreter(model_path=path, experimental_op_resolver_type=kernels)
         self.session.allocate_tensors()
         self.inputs = [d["index"] for d in self.session.get_input_details()]
         self.outputs = [d["index"] for d in self.session.get_output_details()]
@@ -35,6 +37,18 @@ class LiteRT:
             self.session.set_tensor(index, value)
         self.session.invoke()
         return [self.session.get_tensor(i) for i in self.outputs]
+
+
+class Builtin(LiteRT):
+    """The kernels beside XNNPACK's."""
+
+    resolver = "BUILTIN_WITHOUT_DEFAULT_DELEGATES"
+
+
+class Reference(LiteRT):
+    """The reference kernels."""
+
+    resolver = "BUILTIN_REF"
 
 
 class Micro:
@@ -56,7 +70,7 @@ class Micro:
         return [self.session.get_output(i) for i in range(self.outputs)]
 
 
-ENGINES: dict[str, Any] = {"litert": LiteRT, "micro": Micro}
+ENGINES: dict[str, Any] = {"litert": LiteRT, "builtin": Builtin, "reference": Reference, "micro": Micro}
 
 
 def write(path: str, content: bytes) -> None:

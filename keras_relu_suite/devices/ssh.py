@@ -76,6 +76,11 @@ class Ssh(Device):
         code, deadline = RUNNER.read_bytes(), time.monotonic() + self.time_limit
         self._send(self._process, struct.pack("<Q", len(code)) + code, deadline)
 
+    def _cure(self, reason: str) -> str:
+        """What is there, but for another processor or Python, pip takes for installed."""
+        missing = "No module named" in reason or "halted" in reason
+        return self.install if missing else self.install.replace("pip install", "pip install --force-reinstall")
+
     def _exit_code(self) -> int:
         """A shell's 128 + n is signal n."""
         code = super()._exit_code()
@@ -84,13 +89,15 @@ class Ssh(Device):
     def _ended(self) -> DeviceError:
         code, said = self._exit_code(), self._said()
         if code == LOST:
-            return DeviceUnavailable(_reason(said, self.host))
-        if code == NOT_FOUND:
-            return DeviceUnavailable(f"there is no {self.python!r}: name its Python with ?python=/path/to/python3")
+            return DeviceUnavailable(_reason(said, self.host, self.port))
         words = self._last_words()
+        if code == NOT_FOUND:
+            return DeviceUnavailable(f"there is no {self.python!r}, or something that it needs is missing: name its "
+                                     f"Python with ?python=/path/to/python3 ({words})")  # fmt: skip
         if code == NOT_RUN:
             return DeviceUnavailable(f"{self.python!r} is no program there, or one for another processor: {words}")
-        if "_multiarray_umath" in said:  # NumPy's own words are a page, and of its source folder
+        # NumPy's own words are a page, and of its source folder.
+        if code == 1 and "ImportError" in said and "_multiarray_umath" in said:
             again = f"{self.python} -m pip install --force-reinstall numpy (on {self.host})"
             return DeviceUnavailable(f"the NumPy there is for another processor or Python; install it with: {again}")
         if -code in FROM_OUTSIDE:
@@ -130,12 +137,13 @@ def parse(url: str) -> tuple[str, str, int | None, str, str]:
     return user, host, port, f"./{python[2:]}" if python.startswith("~/") else python, kernels
 
 
-def _reason(said: str, host: str) -> str:
+def _reason(said: str, host: str, port: int | None) -> str:
     """What ssh's words mean, and what to do."""
     last = said.strip().splitlines()[-1][:200] if said.strip() else "the connection ended without a word"
     if "IDENTIFICATION HAS CHANGED" in said:
+        known = host if port in (None, 22) else f"'[{host}]:{port}'"
         return (f"the host key of {host} has changed since it was last seen. If you know why, forget the old one with "
-                f"`ssh-keygen -R {host}` and connect once by hand; if not, somebody may be in between")  # fmt: skip
+                f"`ssh-keygen -R {known}` and connect once by hand; if not, somebody may be in between")  # fmt: skip
     if "Host key verification failed" in said or "host key is known" in said:
         return f"the host key of {host} is not known. Connect once by hand with ssh and compare its fingerprint"
     if "Permission denied" in said:

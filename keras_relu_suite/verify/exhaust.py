@@ -22,8 +22,8 @@ LARGEST = 2**24  # values of one probe: a few arrays of 128 MiB
 
 @dataclass(frozen=True)
 class Witness:
-    """The worst case of a check: where, what was expected, what came. x is an input code of a pointwise integer site,
-    an accumulator of a fused one, a float of a float site."""
+    """The worst case of a check, for floats the plainest of those nearly as bad: where, what was expected, what came. x
+    is an input code of a pointwise integer site, an accumulator of a fused one, a float of a float site."""
 
     channel: int
     x: float
@@ -48,7 +48,7 @@ class SiteCheck:
             op, for several what `intervals` derives.
         beyond: How many differ by more than is allowed.
         worst: The largest difference, in LSB for integers, in the allowed error for floats.
-        witness: Where it is.
+        witness: What shows it.
         answers: A digest of all answers: equal where two devices agree bit for bit.
         table: For an integer site that is not fused, the device's output code for every input code × channel.
         sketch: What a page needs to draw it.
@@ -245,9 +245,9 @@ def _float_error(site: TFLiteSite, probe: Probe, got: NDArray[Any], x: NDArray[A
 
 
 def _plainest(error: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
-    """Largest where, of all that are at least half as far off as the worst finite error, x is nearest to 1: a reader
+    """Largest where, of all that are at least half as far off as the worst at a finite x, x is nearest to 1: a reader
     takes 1e-22 for a matter of tiny numbers, and -inf for one of infinity."""
-    worst = float(np.max(error, initial=0.0, where=np.isfinite(error))) or np.inf
+    worst = float(np.max(error, initial=0.0, where=np.isfinite(x))) or np.inf
     with np.errstate(divide="ignore", invalid="ignore"):
         far = np.abs(np.log(np.abs(x.astype(np.float64))))
     return np.where(error >= worst / 2, 1 / (1 + np.nan_to_num(far, nan=1e3, posinf=1e3)), 0.0)

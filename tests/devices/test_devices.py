@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import time
@@ -11,6 +12,7 @@ import networks
 import numpy as np
 import pytest
 
+import keras_relu_suite as krs
 from keras_relu_suite import devices
 from keras_relu_suite.devices import Device
 from keras_relu_suite.errors import DeviceCrashed, DeviceRefused, DeviceUnavailable, UnknownDeviceError
@@ -117,6 +119,29 @@ def test_other_distributions_add_devices(monkeypatch):
         devices.get("xnnpack")
     monkeypatch.setattr(EntryPoint, "load", lambda self: lambda: Device("mine", "test", "nothing"))
     assert devices.get("mine").name == "mine"
+
+
+@pytest.mark.parametrize("fails", ["import", "clash"])
+def test_a_distribution_that_is_broken_leaves_the_others_as_they_are(monkeypatch, float_file, fails):
+    name = "theirs" if fails == "import" else "micro"
+    theirs = EntryPoint(name, "no_such_module:Device", devices.__name__)
+    monkeypatch.setattr(devices, "entry_points", lambda group, name=None: [theirs] if name in (None, theirs.name) else [])
+    monkeypatch.setattr(devices, "BUILT_IN", {n: devices.BUILT_IN[n] for n in ("reference", "micro")})
+    words = "No module named 'no_such_module'. Update or uninstall" if fails == "import" else "Uninstall one of them"
+    found = {d["name"]: d for d in devices.survey()}
+    assert found["reference"]["available"] and not found[name]["available"] and words in found[name]["reason"]
+    v = krs.verify(float_file, devices=["all"])
+    assert v and "reference" in [d.name for d in v.devices]
+    assert any(f"on {name}: not available" in text and words in text for text in v.not_compared)
+    with pytest.raises(UnknownDeviceError, match=r"ninstall"):
+        krs.verify(float_file, devices=[name])
+
+
+def test_what_the_installation_brought_is_here():
+    """.ci/run says which devices there must be: a test that is skipped everywhere says no nowhere."""
+    here = devices.available()
+    expected = os.environ.get("KRS_EXPECTED_DEVICES", "xnnpack builtin reference").split()
+    assert [name for name in expected if name not in here] == []
 
 
 def test_survey():

@@ -113,11 +113,21 @@ def test_a_crash_of_the_runtime_there_is_a_crash(host, int8_file):
 
 
 @needs_sshd
+def test_a_crash_that_names_numpy_is_one_too(host, int8_file, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONFAULTHANDLER=1 exec {host.python} "$@"\n')
+    python.chmod(0o755)
+    with Interrupted(host.url(f"?python={python}"), lambda: os.kill(runner(host), signal.SIGSEGV)) as device:
+        v = krs.verify(int8_file, devices=[device])
+    assert v.exit_code == 1 and "SIGSEGV" in next(f for f in v.findings if f.code == "KRS904").message
+
+
+@needs_sshd
 def test_a_changed_or_unknown_host_key(host, int8_file):
     host.know("other")
     v = krs.verify(int8_file, devices=[host.url(), "reference"])
     assert v.exit_code == 3 and "has changed since it was last seen" in v.findings[0].message
-    assert "ssh-keygen -R 127.0.0.1" in v.findings[0].message
+    assert f"`ssh-keygen -R '[127.0.0.1]:{host.port}'`" in v.findings[0].message
     host.know(None)
     assert "is not known. Connect once by hand" in Ssh(host.url()).unavailable()
 
@@ -159,6 +169,23 @@ def test_what_was_made_for_another_processor(host, tmp_path):
     numpy = Path(np.__file__).parent
     not_these = shutil.ignore_patterns("_multiarray_umath*.so", "tests")
     shutil.copytree(numpy, tmp_path / "site" / "numpy", ignore=not_these, copy_function=os.symlink)
+    lacks = tmp_path / "lacks"
+    lacks.write_text("#!/bin/sh\nexec /no/such/loader\n")
+    lacks.chmod(0o755)
+    reason = Ssh(host.url(f"?python={lacks}")).unavailable()
+    assert "or something that it needs is missing" in reason and "/no/such/loader" in reason
+    litert = tmp_path / "litert"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.abc, sys\n"
+        "class Finder(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.startswith('ai_edge_litert'):\n"
+        "            raise ImportError('_pywrap.so: cannot open shared object file')\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    litert.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {host.python} "$@"\n')
+    litert.chmod(0o755)
+    assert "pip install --force-reinstall numpy ai-edge-litert" in Ssh(host.url(f"?python={litert}")).unavailable()
     wheel = tmp_path / "wheel"
     wheel.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/site exec {host.python} "$@"\n')
     wheel.chmod(0o755)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,9 @@ import pytest
 import sshd
 from click.testing import CliRunner
 
+import keras_relu_suite as krs
 from keras_relu_suite import cli
+from keras_relu_suite.devices import ssh
 from keras_relu_suite.errors import KRSError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -32,8 +36,11 @@ if os.path.exists(root + "/unplugged") or (words[0] == "pull" and os.path.exists
     sys.exit("error: no devices/emulators found")
 if words[0] == "push":
     shutil.copytree(words[1], here(words[2]))
-elif words[0] == "pull":
+elif words[0] == "pull" and os.path.isdir(here(words[1])):
     shutil.copytree(here(words[1]), os.path.join(words[2], os.path.basename(words[1])), dirs_exist_ok=True)
+elif words[0] == "pull":
+    for path in words[1:-1]:
+        shutil.copy(here(path), words[-1])
 elif words[0] == "shell" and words[1].startswith("getprop"):
     print("Stand-in 8" if "model" in words[1] else "15")
 elif words[0] == "shell":
@@ -131,6 +138,21 @@ def test_a_run_that_fails_there_is_exit_3_and_the_others_are_judged(script, phon
     assert "second PRELU 3,072 ok" in out
 
 
+@pytest.mark.parametrize("ends", ["unplugged", "hangs"])
+def test_what_ran_before_a_phone_is_gone_is_judged(script, phone, tmp_path, capsys, mixed_int8, ends):
+    happens = "time.sleep(60)" if ends == "hangs" else f"open({str(phone / ends)!r}, 'w'); sys.exit(1)"
+    text = f"import sys, time\nif '0003' in sys.argv[1]:\n    {happens}\n" + RUN_ONE
+    (tmp_path / "run_one.py").write_text(text)
+    report = tmp_path / "r.json"
+    wanted = ["--adb", one(tmp_path), "--time-limit", "20" if ends == "unplugged" else "4", "--report", str(report)]
+    assert script.main([str(mixed_int8), *wanted]) == 3
+    content = json.loads(report.read_text())
+    assert 0 < sum(c["compared"] > 0 for c in content["checks"]) < len(content["sites"])
+    assert {f["code"] for f in content["findings"]} == {"KRS903"}
+    said = " ".join(f["message"] for f in content["findings"])
+    assert ("no devices/emulators found" if ends == "unplugged" else "did not finish within 4 s") in said
+
+
 @pytest.mark.parametrize("command", ["true", "false", "/no/such/runner {model}"])
 def test_a_runner_that_does_nothing_is_never_a_pass(script, phone, int8_file, command):
     assert script.main([str(int8_file), "--adb", command]) == 3
@@ -153,7 +175,6 @@ def test_what_a_shell_would_interpret_is_a_word(script, phone, tmp_path, int8_fi
     """In the runner's command, and in the name of a layer."""
     import keras
 
-    import keras_relu_suite as krs
 
     monkeypatch.chdir(tmp_path)
     touch = f"$(touch {tmp_path}/pwned); touch {tmp_path}/pwned `touch {tmp_path}/pwned`"
@@ -198,15 +219,19 @@ def server(tmp_path_factory):
 
 
 @pytest.mark.skipif(sshd.MISSING is not None, reason=f"ssh: {sshd.MISSING}")
-@pytest.mark.parametrize("kernels", [p for p in networks.all_devices() if p.values[0] in ("xnnpack", "micro")])
+@pytest.mark.parametrize("kernels", [p for p in networks.all_devices() if p.values[0] in ssh.KERNELS])
 def test_over_ssh(script, server, monkeypatch, tmp_path, int8_file, kernels):
     monkeypatch.setenv("KRS_SSH", server.command)
+    report = tmp_path / "r.json"
     # The shell there makes its temporary files where they can be seen, and so does Python.
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\npwd >{tmp_path}/where; exec {sys.executable} "$@"\n')
     python.chmod(0o755)
     where = server.url(f"?python={python}&kernels={kernels}")
-    assert script.main([str(int8_file), "--ssh", where.removeprefix("ssh://")]) == 0
+    assert script.main([str(int8_file), "--ssh", where.removeprefix("ssh://"), "--report", str(report)]) == 0
+    got = [check["off_by_rounding"] for check in json.loads(report.read_text())["checks"]]
+    live = krs.verify(int8_file, devices=[networks.kept(kernels)])
+    assert got == [check.off_by_rounding for check in live.checks], "the kernels that were asked for"
     assert not Path((tmp_path / "where").read_text().strip()).exists(), "the folder there is removed"
 
 
@@ -229,19 +254,55 @@ def test_cut_off_over_ssh_is_exit_3_and_leaves_nothing_there(script, server, mon
 
 
 @pytest.mark.skipif(sshd.MISSING is not None, reason=f"ssh: {sshd.MISSING}")
-def test_a_runner_that_hangs_over_ssh_is_ended_there_too(script, server, monkeypatch, tmp_path, int8_file):
+def test_a_runner_that_hangs_over_ssh_is_ended_there_too(script, server, monkeypatch, tmp_path, capsys, int8_file):
     monkeypatch.setenv("KRS_SSH", server.command)
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\npwd >{tmp_path}/where; echo $$ >{tmp_path}/pid; exec sleep 1000\n")
     python.chmod(0o755)
     wanted = ["--ssh", server.url(f"?python={python}"), "--time-limit", "2"]
     assert script.main([str(int8_file), *wanted]) == 3
+    assert "ended with exit code 137" in capsys.readouterr().err, "it answered"
     where, pid = (Path((tmp_path / name).read_text().strip()) for name in ("where", "pid"))
     for _ in range(100):
         if not where.exists() and not (Path("/proc") / pid).exists():
             break
         script.subprocess.run(["sleep", "0.1"], check=True)
     assert not where.exists() and not (Path("/proc") / pid).exists()
+
+
+@pytest.mark.skipif(sshd.MISSING is not None, reason=f"ssh: {sshd.MISSING}")
+@pytest.mark.parametrize("ends", ["hangs", "full"])
+def test_what_ran_over_ssh_before_it_broke_off_is_judged(script, server, monkeypatch, tmp_path, mixed_int8, ends):
+    monkeypatch.setenv("KRS_SSH", server.command)
+    what = "time.sleep(1000)" if ends == "hangs" else "real(path, content[:3]); sys.exit('No space left on device')"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import builtins, sys, time\n"
+        "def tracing(frame, event, argument):\n"
+        "    if frame.f_code.co_name == 'write' and frame.f_code.co_filename.endswith('run.py'):\n"
+        "        real, path, content = None, frame.f_locals['path'], frame.f_locals['content']\n"
+        "        if '0003' in path:\n"
+        f"            real = lambda path, content: open(path, 'wb').write(content); {what}\n"
+        "sys.setprofile(tracing)\n"
+    )
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    report = tmp_path / "r.json"
+    wanted = ["--ssh", server.url(f"?python={python}"), "--time-limit", "15", "--report", str(report)]
+    assert script.main([str(mixed_int8), *wanted]) == 3
+    content = json.loads(report.read_text())
+    assert 0 < sum(c["compared"] > 0 for c in content["checks"]) < len(content["sites"])
+    assert {f["code"] for f in content["findings"]} == {"KRS903"}
+
+
+@pytest.mark.skipif(sshd.MISSING is not None, reason=f"ssh: {sshd.MISSING}")
+def test_a_python_in_the_home_of_the_user_over_ssh(script, server, monkeypatch, tmp_path, int8_file):
+    monkeypatch.setenv("KRS_SSH", server.command)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    where = server.url(f"?python=~/{os.path.relpath(python, os.path.expanduser('~' + getpass.getuser()))}")
+    assert script.main([str(int8_file), "--ssh", where]) == 0
 
 
 # Machines over ssh, and what they do with a command line: on one no file can exceed 512 bytes, one's disk is full.

@@ -123,6 +123,7 @@ def test_a_wrong_float_kernel_is_found(float_file):
         ([9, 3, 2, 3, 1.4, 0], -1e-30),
         ([0, 0, 0, 0, 0, np.inf], np.inf),
         ([0, 0, 0, 2, 2, np.inf], 20),
+        ([0, np.inf, 8, 0, 0, np.inf], -1e30),
         ([0, 0, 0, 0, 2, 1], 0),
     ],
 )

@@ -17,6 +17,7 @@ from ai_edge_litert import schema_py_generated as fb
 
 import keras_relu_suite as krs
 from keras_relu_suite import cli, devices
+from keras_relu_suite.devices import litert
 from keras_relu_suite.errors import DeviceCrashed, FileRejected, TFLiteFileError
 from keras_relu_suite.tflite import limits, names, schema
 
@@ -346,9 +347,9 @@ def test_a_file_that_crashes_the_runtime_is_said_with_the_signal(monkeypatch, in
     """On the whole file (over 5 tensors), or on the probe of one site."""
     text = DYING.format(runner=str(devices.base.RUNNER), where=where, signal=name)
     (tmp_path / "dying.py").write_text(text)
-    real = devices.Device.command
+    real = litert.LiteRT.command
     monkeypatch.setattr(
-        devices.Device, "command",
+        litert.LiteRT, "command",
         lambda self: [sys.executable, str(tmp_path / "dying.py"), self.name] if self.name == "xnnpack" else real(self),
     )  # fmt: skip
     v = krs.verify(int8_file, devices=["xnnpack", "reference"])
