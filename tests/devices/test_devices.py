@@ -125,7 +125,8 @@ def test_other_distributions_add_devices(monkeypatch):
 def test_a_distribution_that_is_broken_leaves_the_others_as_they_are(monkeypatch, float_file, fails):
     name = "theirs" if fails == "import" else "micro"
     theirs = EntryPoint(name, "no_such_module:Device", devices.__name__)
-    monkeypatch.setattr(devices, "entry_points", lambda group, name=None: [theirs] if name in (None, theirs.name) else [])
+    registered = lambda group, name=None: [theirs] if name in (None, theirs.name) else []  # noqa: E731
+    monkeypatch.setattr(devices, "entry_points", registered)
     monkeypatch.setattr(devices, "BUILT_IN", {n: devices.BUILT_IN[n] for n in ("reference", "micro")})
     words = "No module named 'no_such_module'. Update or uninstall" if fails == "import" else "Uninstall one of them"
     found = {d["name"]: d for d in devices.survey()}
