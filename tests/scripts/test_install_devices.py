@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,7 +47,8 @@ class Machine:
             env={"PATH": str(self.bin), "CLONE": str(self.folder)}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         called = self.calls.read_text().splitlines() if self.calls.exists() else []
-        return done.returncode, done.stdout + done.stderr, called
+        said = re.sub(r"\b\d+ s\b", "0 s", done.stdout + done.stderr)  # however long it took
+        return done.returncode, said, called
 
 
 @pytest.fixture
