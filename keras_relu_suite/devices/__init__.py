@@ -20,7 +20,7 @@ from keras_relu_suite.devices.gpu import GPU
 from keras_relu_suite.devices.litert import KERNELS, LiteRT
 from keras_relu_suite.devices.openvino import OpenVINO
 from keras_relu_suite.devices.ssh import SCHEME, Ssh
-from keras_relu_suite.errors import UnknownDeviceError
+from keras_relu_suite.errors import DeviceUnavailable, UnknownDeviceError
 
 __all__ = ["BUILT_IN", "HOST", "Device", "Run", "available", "check_device", "get", "names", "survey"]
 
@@ -39,6 +39,17 @@ BUILT_IN: dict[str, Callable[[], Device]] = {
 }
 
 
+class Unusable(Device):
+    """A device that is registered, and is never available."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, "", "")
+        self.reason = reason
+
+    def command(self) -> list[str]:
+        raise DeviceUnavailable(self.reason)
+
+
 def names() -> list[str]:
     """The names of all devices, built in and registered."""
     return [*BUILT_IN, *sorted({e.name for e in entry_points(group="keras_relu_suite.devices")} - set(BUILT_IN))]
@@ -48,16 +59,15 @@ def get(name: str) -> Device:
     """The device of that name, not started yet.
 
     Raises:
-        UnknownDeviceError: nobody registered that name, or two distributions did.
+        UnknownDeviceError: nobody registered that name.
     """
     if name.startswith(SCHEME):
         return Ssh(name)
     found = list(entry_points(group="keras_relu_suite.devices", name=name))
     if len(found) + (name in BUILT_IN) > 1:
         owners = [_owner(e) for e in found] + ["keras-relu-suite"] * (name in BUILT_IN)
-        raise UnknownDeviceError(
-            f"Device name {name!r} is registered by several distributions: {', '.join(owners)}. Uninstall one of them."
-        )
+        return Unusable(name, f"its name is registered by several distributions: {', '.join(owners)}. Uninstall one of "
+                              "them")  # fmt: skip
     if name in BUILT_IN:
         return BUILT_IN[name]()
     family, colon, which = name.partition(":")
@@ -69,10 +79,8 @@ def get(name: str) -> Device:
         try:
             device: Device = found[0].load()()
         except Exception as error:  # whatever another distribution's code raises
-            raise UnknownDeviceError(
-                f"Device {name!r} of {_owner(found[0])} could not be made: {type(error).__name__}: {error}. Update or "
-                f"uninstall that distribution"
-            ) from error
+            return Unusable(name, f"{_owner(found[0])} could not make it: {type(error).__name__}: {error}. Update or "
+                                  "uninstall that distribution")  # fmt: skip
         return device
     raise UnknownDeviceError(f"Unknown device {name!r}. Expected one of: {', '.join(names())}, "
                              "ssh://user@host, arm64: and a processor, xnnpack: and a version of LiteRT")
@@ -89,12 +97,7 @@ def survey(only: Iterable[str] | None = None) -> list[dict[str, Any]]:
 
 
 def _state(name: str) -> dict[str, Any]:
-    try:
-        found = get(name)
-    except UnknownDeviceError as error:  # one that somebody registered: the others are there all the same
-        nothing = dict.fromkeys(("kind", "engine", "version", "platform"), "")
-        return {"name": name, "available": False, "reason": str(error), **nothing}
-    with found as device:
+    with get(name) as device:
         reason = device.unavailable()
         return {
             "name": name,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from keras_relu_suite import devices as devices_by_name
 from keras_relu_suite.devices import Device
-from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused, FileRejected, UnknownDeviceError
+from keras_relu_suite.errors import DeviceCrashed, DeviceError, DeviceRefused, FileRejected
 from keras_relu_suite.tflite import limits
 from keras_relu_suite.tflite.builder import Probe
 from keras_relu_suite.tflite.schema import File
@@ -42,11 +42,7 @@ def choose(asked: Iterable[str | Device]) -> tuple[list[Device], list[tuple[Devi
     here = {d.name for d in chosen}
     for name in devices_by_name.names() if ALL in given else ():
         if name not in here:
-            try:
-                device = devices_by_name.get(name)
-            except UnknownDeviceError as error:  # one that somebody registered
-                missing.append((Device(name, "", ""), str(error)))
-                continue
+            device = devices_by_name.get(name)
             reason = device.unavailable()
             if reason is None:
                 chosen.append(device)

@@ -175,7 +175,6 @@ def test_what_a_shell_would_interpret_is_a_word(script, phone, tmp_path, int8_fi
     """In the runner's command, and in the name of a layer."""
     import keras
 
-
     monkeypatch.chdir(tmp_path)
     touch = f"$(touch {tmp_path}/pwned); touch {tmp_path}/pwned `touch {tmp_path}/pwned`"
     assert script.main([str(int8_file), "--adb", one(tmp_path, f" '{touch}'")]) == 3
@@ -276,10 +275,10 @@ def test_what_ran_over_ssh_before_it_broke_off_is_judged(script, server, monkeyp
     monkeypatch.setenv("KRS_SSH", server.command)
     what = "time.sleep(1000)" if ends == "hangs" else "real(path, content[:3]); sys.exit('No space left on device')"
     (tmp_path / "sitecustomize.py").write_text(
-        "import builtins, sys, time\n"
+        "import sys, time\n"
         "def tracing(frame, event, argument):\n"
         "    if frame.f_code.co_name == 'write' and frame.f_code.co_filename.endswith('run.py'):\n"
-        "        real, path, content = None, frame.f_locals['path'], frame.f_locals['content']\n"
+        "        path, content = frame.f_locals['path'], frame.f_locals['content']\n"
         "        if '0003' in path:\n"
         f"            real = lambda path, content: open(path, 'wb').write(content); {what}\n"
         "sys.setprofile(tracing)\n"
